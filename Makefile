@@ -1,0 +1,33 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: help setup demo test test-all lint clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## Make the environment from pinned dependencies
+
+$(READY): setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test,lint]"
+	touch $@
+
+demo: $(READY) ## Super-resolve the brain volume that nibabel ships, and draw what came out
+	$(BIN)/python -m common demo --output_dir demo_output
+
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY) ## Run the tests, those too that start processes of their own
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## Remove the environment and what was made in it
+	rm -rf $(VENV) demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Shared package of the super-resolution bundles: blocks, transforms, geometry, reading and writing, inferers."""

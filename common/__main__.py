@@ -1,0 +1,23 @@
+"""``python -m common``: the project's own commands, built on fire as MONAI's are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import fire
+
+from .demo import demo
+from .errors import exits_on_mistake
+from .info import info
+from .picture import draw_case
+from .weights import store_weights
+
+COMMANDS: dict[str, Callable[..., object]] = {
+    "info": info,
+    "demo": demo,
+    "picture": draw_case,
+    "store-weights": store_weights,
+}
+
+if __name__ == "__main__":
+    fire.Fire({name: exits_on_mistake(command) for name, command in COMMANDS.items()}, name="python -m common")

@@ -1,0 +1,1 @@
+"""Building blocks of the networks: one concept a file, each scriptable."""

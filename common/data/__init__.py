@@ -1,0 +1,1 @@
+"""From files on disk to lists of cases and cached planes."""

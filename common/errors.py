@@ -1,0 +1,31 @@
+"""Warnings about a case, and the border at which a user's mistake becomes one sentence and an exit code."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class CaseWarning(UserWarning):
+    """Something the reader of a result should know; it is written into the JSON line of the case."""
+
+
+def exits_on_mistake(function: Callable[P, R]) -> Callable[P, R]:
+    """For functions that a config or the command line calls: a ``ValueError`` or ``OSError`` ends the process.
+
+    MONAI wraps an exception of a config item in two tracebacks; ``SystemExit`` passes through them, prints the one
+    sentence that matters and gives exit code 1. The library functions underneath raise as usual.
+    """
+
+    @functools.wraps(function)
+    def border(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            raise SystemExit(f"error: {error}") from error
+
+    return border

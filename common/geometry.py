@@ -1,0 +1,89 @@
+"""Geometry of the super-resolution grid: sizes, affines, spacing, and the axis across which planes are stacked.
+
+A grid keeps its field of view: edges are shared, so that the first voxel of the fine grid lies half a coarse voxel
+minus half a fine one before the first voxel of the coarse grid. Sampling positions and affine both use the true ratio
+of the two sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms.utils import scale_affine
+from nibabel.orientations import io_orientation
+
+from .io.case import Case
+
+ANISOTROPY = 1.1  # the largest spacing marks the stack axis if it exceeds the others by more than 10 %
+
+
+def scaled_size(size: int, factor: float) -> int:
+    """Voxels of the fine grid over ``size`` voxels: floor(factor · size + 0.5), at least 1."""
+    return max(1, math.floor(factor * size + 0.5))
+
+
+def plane_factors(scale: float | Sequence[float], slice_axis: int, dims: int = 3) -> tuple[float, ...]:
+    """Magnification of each of ``dims`` axes: ``scale`` (one, or one for each in-plane axis), 1 across planes."""
+    factors = list(scale) if isinstance(scale, Sequence) else [float(scale)] * (dims - 1)
+    if len(factors) != dims - 1:
+        raise ValueError(f"scale: must be one factor or {dims - 1}, got {list(factors)}; name the in-plane axes only")
+    factors.insert(slice_axis, 1.0)
+    return tuple(factors)
+
+
+def resized_affine(affine: np.ndarray, size: Sequence[int], new_size: Sequence[int]) -> np.ndarray:
+    """Affine (4 × 4, float64) of the grid of ``new_size`` voxels that covers the same field as ``size`` voxels."""
+    step = scale_affine(tuple(size), tuple(new_size), centered=True)
+    return np.asarray(affine, dtype=np.float64) @ np.asarray(step, dtype=np.float64)
+
+
+def spacing(affine: np.ndarray) -> tuple[float, float, float]:
+    """Distance in mm between neighbouring voxels along each axis."""
+    x, y, z = np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
+    return float(x), float(y), float(z)
+
+
+def find_slice_axis(affine: np.ndarray, shape: Sequence[int]) -> int:
+    """The axis across which a volume's planes are stacked.
+
+    The axis of a single voxel, where there is just one (a lone slice); else the one of the largest spacing, if that
+    exceeds the others by more than 10 %; else the one nearest to superior-inferior.
+    """
+    single = [axis for axis, size in enumerate(shape[:3]) if size == 1]
+    if len(single) == 1:
+        return single[0]
+    steps = np.asarray(spacing(affine))
+    largest = int(np.argmax(steps))
+    if all(steps[largest] > ANISOTROPY * step for axis, step in enumerate(steps) if axis != largest):
+        return largest
+    return int(np.flatnonzero(io_orientation(np.asarray(affine, dtype=np.float64))[:, 0] == 2)[0])
+
+
+def check_affine(affine: np.ndarray, name: str) -> None:
+    """Raise ``ValueError`` where ``affine`` cannot place voxels in space: not finite, or singular."""
+    matrix = np.asarray(affine, dtype=np.float64)
+    usable = matrix.shape == (4, 4) and np.isfinite(matrix).all()
+    if not usable or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+        raise ValueError(
+            f"{name}: the affine must be finite and invertible, got {matrix.tolist()}; mend the header's sform or qform"
+        )
+
+
+def sr_affine(affine: torch.Tensor, lr_size: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+    """:func:`resized_affine` for tensors, ``(4, 4)`` in and out, float64."""
+    return torch.as_tensor(resized_affine(affine.cpu().numpy(), lr_size, size), dtype=torch.float64)
+
+
+def slice_axis_of(image: torch.Tensor) -> int:
+    """Slice axis of an image ``(C, X, Y, Z)``, or of a batch of one: as its record says, else by its affine."""
+    if not isinstance(image, MetaTensor):
+        raise ValueError(f"image: must be a MetaTensor with an affine, got {type(image).__name__}; load it by MONAI")
+    case = Case.from_meta(image.meta)
+    if case is not None:
+        return case.slice_axis
+    affine = image.affine.reshape(-1, 4, 4)[0].cpu().numpy()
+    return find_slice_axis(affine, image.shape[-3:])

@@ -1,0 +1,1 @@
+"""Reading and writing: one read / write pair a format, and the record that every image carries between them."""

@@ -1,0 +1,226 @@
+"""NIfTI in and out by nibabel: stored values as they stand, and every header field that super-resolution keeps."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import HeaderDataError, ImageDataError
+from nibabel.wrapstruct import WrapStructError
+
+from ..geometry import check_affine, find_slice_axis, resized_affine
+from .case import Case
+
+SUFFIXES = (".nii.gz", ".nii")
+READ_ERRORS = (
+    nib.filebasedimages.ImageFileError,
+    HeaderDataError,
+    ImageDataError,
+    WrapStructError,
+    EOFError,
+    OSError,
+    zlib.error,
+    ValueError,
+)
+
+
+def stem(path: str | os.PathLike[str]) -> str:
+    """File name without ``.nii`` or ``.nii.gz``."""
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def read_nifti(
+    path: str | os.PathLike[str],
+    in_channels: int = 1,
+    volume: int | None = None,
+    channels_last: bool = False,
+    slice_axis: int | None = None,
+) -> tuple[np.ndarray, Case]:
+    """Stored values of a NIfTI-1 or -2 file as ``(C, X, Y, Z)`` float32, and their record.
+
+    The values are those in the file, before slope and intercept; they are negated where the slope is negative, so
+    that bright stays bright (the writer turns them back).
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        in_channels: channels that the network takes.
+        volume: which volume of a 4-D file to read, from 0.
+        channels_last: take the fourth axis as ``in_channels`` channels.
+        slice_axis: axis across which planes are stacked; None to choose by :func:`find_slice_axis`.
+
+    Raises:
+        ValueError: not a NIfTI file, damaged, 4-D without ``volume`` or ``channels_last``, values that do not fit in
+            float32, or no usable affine. The message names the file and the remedy.
+    """
+    image = _open(path)
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise ValueError(
+            f"{path}: voxels must be integers or floats, got {dtype}; convert the file, for example to float32"
+        )
+    index = _channel_axis(path, image.shape, in_channels, volume, channels_last)
+    affine = np.asarray(image.affine, dtype=np.float64)
+    check_affine(affine, str(path))
+    try:
+        stored = np.asanyarray(image.dataobj.get_unscaled())
+    except READ_ERRORS as error:
+        raise ValueError(f"{path}: cannot be read to its end, got {error}; copy or export the file again") from error
+    if stored.size == 0:
+        raise ValueError(f"{path}: must hold at least one voxel, got shape {image.shape}; export the file again")
+    space = stored.reshape(_space(image.shape) + stored.shape[3:])
+    if index is not None:
+        space = space[..., index]
+    channels = np.moveaxis(space.reshape(*space.shape[:3], -1), -1, 0)
+    values = channels.astype(np.float32)
+    if dtype.itemsize > 2 and dtype != np.dtype(np.float32).newbyteorder(dtype.byteorder):
+        _check_float32(path, channels, values)
+    slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
+    case = Case(
+        source=str(path),
+        format="nifti",
+        dtype=dtype.str,
+        slope=slope,
+        intercept=intercept,
+        shape=tuple(int(n) for n in image.shape),
+        volume=index,
+        channels_last=channels_last and values.shape[0] > 1,
+        slice_axis=find_slice_axis(affine, values.shape[1:]) if slice_axis is None else _axis(path, slice_axis),
+        affine=tuple(tuple(float(v) for v in row) for row in affine),
+        units=image.header.get_xyzt_units()[0],
+    )
+    return (-values if slope < 0 else values), case
+
+
+def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> int:
+    """Write a super-resolved ``(C, X, Y, Z)`` array in the stored type and header of ``case``, whole or not at all.
+
+    Integer types are rounded and clipped to their range, never wrapped. Both the sform and the qform of the source
+    are carried to the new grid, with their codes.
+
+    Returns:
+        How many values had to be clipped.
+
+    Raises:
+        OSError: the file cannot be written; no part of it stays.
+    """
+    source = _open(case.source)
+    dtype = np.dtype(case.dtype)
+    values = -array if case.slope < 0 else array
+    values, clipped = to_stored_type(values, dtype)
+    header = source.header.copy()
+    size, old = array.shape[1:], _space(case.shape)
+    space = np.moveaxis(values, 0, -1) if case.channels_last else values[0]
+    trailing = len(case.shape) - 3 if len(case.shape) > 3 and case.volume is None and not case.channels_last else 0
+    space = space.reshape(*space.shape, *[1] * trailing) if len(case.shape) >= 3 else space[:, :, 0]
+    image = source.__class__(space, None, header)
+    forms = source.get_sform(coded=True), source.get_qform(coded=True)
+    image.header.set_zooms(_zooms(header, old, size, space.ndim))
+    for (form, code), set_form in zip(forms, (image.set_sform, image.set_qform), strict=True):
+        set_form(None if form is None else resized_affine(form, old, size), code=int(code))
+    if forms[0][0] is None and forms[1][0] is None:  # no orientation in the file: none is made up
+        image.set_sform(None, code=0)
+    _drop_stale_slice_times(image.header, old, size)
+    image.set_data_dtype(dtype)
+    image.header.set_slope_inter(case.slope, case.intercept)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        image.to_filename(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return clipped
+
+
+def to_stored_type(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, int]:
+    """Round and clip to an integer type, or cast to a float type; and how many values were clipped."""
+    if dtype.kind == "f":
+        return values.astype(dtype), 0
+    limits = np.iinfo(dtype)
+    rounded = np.rint(values.astype(np.float64) if dtype.itemsize > 2 else values)
+    clipped = int(np.count_nonzero((rounded < limits.min) | (rounded > limits.max)))
+    return np.clip(rounded, limits.min, limits.max).astype(dtype), clipped
+
+
+def _open(path: str | os.PathLike[str]) -> Any:  # nibabel's own types hide what its images can do
+    if not str(path).lower().endswith(SUFFIXES):
+        raise ValueError(f"{path}: must be a NIfTI file, .nii or .nii.gz; convert it first")
+    try:
+        image = nib.load(path)
+    except READ_ERRORS as error:
+        raise ValueError(f"{path}: not a readable NIfTI file, got {error}; copy or export the file again") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise ValueError(f"{path}: must be a NIfTI file, got {type(image).__name__}; convert it to NIfTI")
+    return image
+
+
+def _space(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    x, y, z = (*shape[:3], 1, 1)[:3]
+    return int(x), int(y), int(z)
+
+
+def _channel_axis(
+    path: str | os.PathLike[str], shape: tuple[int, ...], in_channels: int, volume: int | None, channels_last: bool
+) -> int | None:
+    """Index of the volume to take from the fourth axis, or None to take all of it."""
+    rest = [n for n in shape[3:] if n != 1]
+    if len(rest) > 1:
+        raise ValueError(f"{path}: at most four axes can be read, got shape {shape}; split the file")
+    count = rest[0] if rest else 1
+    if volume is not None:
+        if len(shape) < 4 and volume == 0:
+            return None
+        if not 0 <= volume < count:
+            raise ValueError(f"{path}: --volume must be 0 to {count - 1}, got {volume}; shape is {shape}")
+        if in_channels != 1:
+            raise ValueError(f"{path}: the network takes {in_channels} channels, --volume gives 1; use channels_last")
+        return volume
+    if channels_last or count == 1:
+        if count != in_channels:
+            raise ValueError(
+                f"{path}: the network takes {in_channels} channels, the file of shape {shape} has {count}; "
+                "use a network of that many channels, or pass --volume N for one volume"
+            )
+        return None
+    raise ValueError(
+        f"{path}: a 4-D file needs a choice, got shape {shape}; pass --volume N for one volume, "
+        f"or --channels_last true if its {count} volumes are the channels of the network"
+    )
+
+
+def _axis(path: str | os.PathLike[str], axis: int) -> int:
+    if axis not in (0, 1, 2):
+        raise ValueError(f"{path}: --slice_axis must be 0, 1 or 2, got {axis}")
+    return axis
+
+
+def _check_float32(path: str | os.PathLike[str], stored: np.ndarray, values: np.ndarray) -> None:
+    with np.errstate(invalid="ignore", over="ignore"):
+        same = (values.astype(stored.dtype) == stored) | (stored != stored)
+    if not same.all():
+        raise ValueError(
+            f"{path}: every {stored.dtype.name} value must fit in float32, got {stored[~same].flat[0]}; "
+            "convert the file to float32 or a 16-bit type if that loss is acceptable"
+        )
+
+
+def _zooms(header: nib.Nifti1Header, old: tuple[int, ...], size: tuple[int, ...], ndim: int) -> tuple[float, ...]:
+    zooms = [*header.get_zooms(), 1.0, 1.0, 1.0]
+    new = [zoom * n / m for zoom, n, m in zip(zooms[:3], old, size, strict=True)]
+    return tuple(float(z) for z in [*new, *zooms[3:]][:ndim])
+
+
+def _drop_stale_slice_times(header: nib.Nifti1Header, old: tuple[int, ...], size: tuple[int, ...]) -> None:
+    """Slice timing counts slices along one axis; it says nothing true once that axis has other slices."""
+    axis = header.get_dim_info()[2]
+    if axis is not None and old[axis] != size[axis]:
+        header["slice_code"], header["slice_start"], header["slice_end"], header["slice_duration"] = 0, 0, 0, 0

@@ -1,0 +1,125 @@
+"""The first and the last transform of a bundle: load an image with its record, save the result in its stored type.
+
+They subclass MONAI's, and keep those names in theirs, because the hosts recognise them by name.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImaged, SaveImaged
+
+from ..errors import CaseWarning
+from .case import KEY, Case
+from .nifti import read_nifti, stem, write_nifti
+
+
+class CaseLoadImaged(LoadImaged):
+    """Path to ``MetaTensor`` ``(C, X, Y, Z)`` float32 of the stored values, with the :class:`Case` in its meta data.
+
+    Args:
+        keys: items that hold paths.
+        in_channels, volume, channels_last, slice_axis: see :func:`common.io.nifti.read_nifti`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        in_channels: int = 1,
+        volume: int | None = None,
+        channels_last: bool = False,
+        slice_axis: int | None = None,
+    ) -> None:
+        super().__init__(keys, ensure_channel_first=True)
+        self.in_channels, self.volume, self.channels_last, self.slice_axis = (
+            in_channels,
+            volume,
+            channels_last,
+            slice_axis,
+        )
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            values, case = read_nifti(d[key], self.in_channels, self.volume, self.channels_last, self.slice_axis)
+            meta = {
+                KEY: case.to_meta(),
+                "filename_or_obj": case.source,
+                "spatial_shape": np.asarray(values.shape[1:]),
+                "original_channel_dim": 0,
+                "original_affine": np.asarray(case.affine),
+            }
+            affine = torch.tensor(case.affine, dtype=torch.float64)
+            d[key] = MetaTensor(torch.from_numpy(np.ascontiguousarray(values)), affine=affine, meta=meta)
+        return d
+
+
+class CaseSaveImaged(SaveImaged):
+    """Save ``(C, X, Y, Z)`` as ``<stem>_<postfix>.nii.gz``, in the stored type and with the header of its source.
+
+    An image without a record (a host read it) is saved by MONAI's own writer as float32.
+
+    Args:
+        keys: images to save.
+        output_dir: folder; made where it is missing.
+        output_postfix: what follows the stem, e.g. ``"srx4"``.
+        data_root_dir: folder that was searched for images; its subfolders are repeated under ``output_dir``.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | os.PathLike[str] = "./",
+        output_postfix: str = "sr",
+        data_root_dir: str | os.PathLike[str] = "",
+    ) -> None:
+        super().__init__(
+            keys,
+            output_dir=str(output_dir),
+            output_postfix=output_postfix,
+            separate_folder=False,
+            output_dtype=np.float32,
+            resample=False,
+        )
+        self.output_dir, self.output_postfix, self.data_root_dir = output_dir, output_postfix, data_root_dir
+        self._sources: dict[Path, str] = {}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            case = Case.from_meta(d[key].meta)
+            if case is None:
+                self.saver(d[key])
+                continue
+            path = output_path(case.source, self.output_dir, self.output_postfix, self.data_root_dir)
+            if self._sources.setdefault(path, case.source) != case.source:
+                raise ValueError(
+                    f"{case.source}: its result would replace that of {self._sources[path]}; rename one of the two"
+                )
+            clipped = write_nifti(d[key].numpy(force=True), case, path)
+            if clipped:
+                text = f"{clipped} values outside the range of {np.dtype(case.dtype).name} were clipped to it"
+                warnings.warn(text, CaseWarning, stacklevel=2)
+            d[key].meta["saved_to"] = str(path)
+        return d
+
+
+def output_path(
+    source: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    output_postfix: str,
+    data_root_dir: str | os.PathLike[str] = "",
+) -> Path:
+    """Where the result of ``source`` goes: its folder below ``data_root_dir``, repeated below ``output_dir``."""
+    parent = Path(source).resolve().parent
+    root = Path(data_root_dir).resolve() if data_root_dir else parent
+    below = parent.relative_to(root) if parent.is_relative_to(root) else Path()
+    return Path(output_dir) / below / f"{stem(source)}_{output_postfix}.nii.gz"

@@ -1,0 +1,188 @@
+"""One case at a time: a fresh evaluator each, a JSON line each, and an exit code that tells whether all went well.
+
+MONAI's evaluator stops at the first bad file, loses those after it, and does not name it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import DataLoader, Dataset
+from monai.engines import Evaluator, SupervisedEvaluator
+from monai.transforms import Transform
+
+from .data.files import find_images
+from .errors import CaseWarning, exits_on_mistake
+from .geometry import spacing
+from .io.case import Case
+from .memory import peak_mb
+from .transforms.grid import RESIDUAL
+
+LOG = "cases.jsonl"
+PLACES = ("dataset_dir", "output_dir", "bundle_root", "ckpt_path", "_meta_")  # say where, not how
+logger = logging.getLogger("common.run")
+
+list_cases = exits_on_mistake(find_images)
+
+
+def run_cases(
+    evaluator: SupervisedEvaluator,
+    postprocessing: Transform,
+    output_dir: str | os.PathLike[str],
+    scale: float,
+    weights_sha256: str,
+    image_key: str = "image",
+    pred_key: str = "pred",
+) -> list[dict[str, Any]]:
+    """Run every case of ``evaluator`` by an evaluator of its own; write one line each to ``output_dir/cases.jsonl``.
+
+    Args:
+        evaluator: holds the network, the inferer and a data loader over a dataset of paths.
+        postprocessing: its postprocessing, which ends in saving the result.
+        output_dir: folder of results and of the JSON lines; made where it is missing.
+        scale, weights_sha256: recorded.
+        image_key, pred_key: of the input and of the result.
+
+    Returns:
+        What the JSON lines say.
+
+    Raises:
+        SystemExit: the folder cannot be written, or a case failed; its name and the reason are in the message.
+    """
+    folder = _writable(output_dir)
+    common = {"scale": scale, "weights_sha256": weights_sha256, "config_sha256": config_sha256()}
+    cases = evaluator.data_loader.dataset.data  # type: ignore[union-attr]
+    lines = []
+    for number, case in enumerate(cases, start=1):
+        line = {"input": str(case[image_key]), **common, "device": str(evaluator.state.device)}
+        line |= _run_case(evaluator, postprocessing, case, image_key, pred_key)
+        with open(folder / LOG, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        logger.info("%d of %d: %s", number, len(cases), _summary(line))
+        lines.append(line)
+    failed = [line for line in lines if "error" in line]
+    if failed:
+        reasons = "\n".join(f"  {line['error']}" for line in failed)
+        raise SystemExit(f"error: {len(failed)} of {len(lines)} images failed, the others are done:\n{reasons}")
+    return lines
+
+
+def _run_case(
+    evaluator: SupervisedEvaluator, postprocessing: Transform, case: Mapping[str, Any], image_key: str, pred_key: str
+) -> dict[str, Any]:
+    device, started = evaluator.state.device, time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    line: dict[str, Any] = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CaseWarning)
+        try:
+            output = _fresh(evaluator, postprocessing, case)
+            line |= _describe(output[image_key], output[pred_key])
+        except Exception as error:  # whatever is wrong with one image must not cost the others
+            line["error"] = explain(error, str(case[image_key]))
+            logger.debug("%s", line["error"], exc_info=True)
+    line["seconds"] = round(time.perf_counter() - started, 3)
+    line["peak_memory_mb"] = round(peak_mb(device), 1)
+    line["warnings"] = [str(w.message) for w in caught if issubclass(w.category, CaseWarning)]
+    return line
+
+
+def _fresh(evaluator: SupervisedEvaluator, postprocessing: Transform, case: Mapping[str, Any]) -> Mapping[str, Any]:
+    dataset = Dataset([case], transform=evaluator.data_loader.dataset.transform)  # type: ignore[union-attr]
+    one: Evaluator = type(evaluator)(
+        device=evaluator.state.device,
+        val_data_loader=DataLoader(dataset, batch_size=1),
+        network=evaluator.network,
+        inferer=evaluator.inferer,
+        prepare_batch=evaluator.prepare_batch,
+        postprocessing=postprocessing,
+    )
+    one.logger.setLevel(logging.CRITICAL)  # what goes wrong is reported once, with the file's name
+    one.run()
+    return one.state.output[0]
+
+
+def _describe(low: Any, high: Any) -> dict[str, Any]:
+    case = Case.from_meta(low.meta)
+    return {
+        "output": high.meta.get("saved_to"),
+        "slice_axis": case.slice_axis if case else None,
+        "spacing": [round(v, 6) for v in spacing(low.affine.cpu().numpy())],
+        "sr_spacing": [round(v, 6) for v in spacing(high.affine.cpu().numpy())],
+        "sr_shape": list(high.shape[1:]),
+        RESIDUAL: high.meta.get(RESIDUAL),
+    }
+
+
+def explain(error: BaseException, name: str) -> str:
+    """One sentence with the file's name and the remedy, out of whatever went wrong with it."""
+    causes = list(_causes(error))
+    if any(_is_out_of_memory(cause) for cause in causes):
+        return f"{name}: out of memory; pass a smaller --memory_mb, or run where there is more"
+    ours = [cause for cause in causes if isinstance(cause, (ValueError, OSError))]
+    cause = ours[0] if ours else causes[-1]
+    text = " ".join(str(cause).split())
+    if not isinstance(cause, ValueError):
+        text = f"{type(cause).__name__}: {text}"
+    return text if name in text else f"{name}: {text}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _writable(output_dir: str | os.PathLike[str]) -> Path:
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / LOG, "a", encoding="utf-8"):
+            return folder
+    except OSError as error:
+        raise SystemExit(f"error: {folder}: cannot be written ({error}); choose another --output_dir") from error
+
+
+def config_sha256() -> str | None:
+    """SHA-256 of the configuration that MONAI's runner is executing, overlays and overrides included.
+
+    Paths of data, results and bundle are left out: they say where, not how. None where no config is being run.
+    An expression of a config cannot see its own config, but the parser that evaluates it is up the stack.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        parser = frame.f_locals.get("self")
+        if isinstance(parser, ConfigParser):
+            settings = {key: value for key, value in parser.get().items() if key not in PLACES}
+            return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        frame = frame.f_back
+    return None
+
+
+def _summary(line: Mapping[str, Any]) -> str:
+    if "error" in line:
+        return f"FAILED {line['error']}"
+    before, after = ("x".join(f"{v:.3g}" for v in line[key]) for key in ("spacing", "sr_spacing"))
+    notes = "".join(f"\n    warning: {text}" for text in line["warnings"])
+    return (
+        f"{line['output']}\n    spacing {before} mm -> {after} mm, consistency residual {line[RESIDUAL]:.2e} of the "
+        f"range, {line['seconds']:.1f} s, peak memory {line['peak_memory_mb']:.0f} MB{notes}"
+    )

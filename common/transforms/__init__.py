@@ -1,0 +1,1 @@
+"""Dictionary transforms over pure functions: degradation, intensity, geometry."""

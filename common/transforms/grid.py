@@ -1,0 +1,69 @@
+"""Affine of the super-resolution grid, and the check of a result against its input."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from ..consistency import residual
+from ..geometry import resized_affine, slice_axis_of
+
+RESIDUAL = "consistency_residual"
+
+
+class PlaceOnSuperResolvedGridd(MapTransform):
+    """Give an SR image ``(C, X, Y, Z)`` the affine of the SR grid, and the rest of the meta data of its LR image.
+
+    Both grids share their edges; the affine follows from the true ratio of sizes.
+
+    Args:
+        keys: SR images.
+        ref_key: the LR image that they were made from.
+    """
+
+    def __init__(self, keys: KeysCollection, ref_key: str = "image") -> None:
+        super().__init__(keys)
+        self.ref_key = ref_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        low = d[self.ref_key]
+        for key in self.key_iterator(d):
+            size = d[key].shape[1:]
+            affine = resized_affine(np.asarray(low.affine.cpu()), low.shape[1:], size)
+            # MONAI's writers take original_affine and spatial_shape as the grid to return to: it is this one
+            meta = {**low.meta, "original_affine": affine, "spatial_shape": np.asarray(size)}
+            d[key] = MetaTensor(d[key], affine=torch.from_numpy(affine), meta=meta)
+        return d
+
+
+class CheckConsistencyd(MapTransform):
+    """Note in the meta data of an SR image how far its simulated LR image is from the real one.
+
+    The root mean square of the difference over all voxels, as a fraction of the LR image's range (0 for a constant
+    image that comes back as it was). Both images must be in the same unit.
+    """
+
+    def __init__(self, keys: KeysCollection, ref_key: str = "image") -> None:
+        super().__init__(keys)
+        self.ref_key = ref_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        low = d[self.ref_key]
+        axis = slice_axis_of(low) + 1
+        plain = low.as_tensor()
+        span = float(plain.max() - plain.min()) or 1.0
+        for key in self.key_iterator(d):
+            planes = zip(
+                d[key].as_tensor().unbind(axis), plain.unbind(axis), strict=True
+            )  # one at a time: small memory
+            squares = sum(float(residual(sr, lr.to(sr.device)).square().sum(dtype=torch.float64)) for sr, lr in planes)
+            d[key].meta[RESIDUAL] = (squares / plain.numel()) ** 0.5 / span
+        return d

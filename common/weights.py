@@ -1,0 +1,105 @@
+"""Weights: hashed, checked against the bundle's list, loaded strictly and without unpickling code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from .errors import exits_on_mistake
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_weights(
+    network: nn.Module, path: str | os.PathLike[str], bundle_root: str | os.PathLike[str], listed: Mapping[str, Any]
+) -> str:
+    """Load the weights at ``path`` into ``network`` and return their SHA-256.
+
+    A file in the bundle's own ``models`` folder must have the SHA-256 that its metadata lists; any other file is the
+    user's, and its hash is only reported.
+
+    Args:
+        network: takes every weight of the file, and nothing else; half precision is widened.
+        path: file of a plain state dict, or of one under ``"model"``.
+        bundle_root: folder of the bundle.
+        listed: ``weights`` of the bundle's metadata: file name to a mapping with ``"sha256"``.
+
+    Raises:
+        ValueError: missing, changed, damaged, or of another network.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"{file}: there are no such weights; pass --ckpt_path FILE, or train them first")
+    digest = sha256(file)
+    if file.resolve().parent == (Path(bundle_root) / "models").resolve():
+        expected = listed.get(file.name, {}).get("sha256")
+        if digest != expected:
+            raise ValueError(
+                f"{file}: SHA-256 must be {expected} as metadata.json lists it, got {digest}; "
+                "fetch the bundle again, or pass weights of your own from another folder by --ckpt_path"
+            )
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{file}: must be a PyTorch state dict of tensors, got {_line(error)}; save it again"
+        ) from error
+    state = state.get("model", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{file}: must be a PyTorch state dict of tensors; save network.state_dict() by torch.save")
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file}: the weights do not fit the network ({_line(error)}); check the config, its scale and --ckpt_path"
+        ) from error
+    return digest
+
+
+load_weights_or_exit = exits_on_mistake(load_weights)
+
+
+def store_weights(path: str, bundle: str, name: str = "model.pt", **about: Any) -> str:
+    """Store trained weights in a bundle in half precision, and list their SHA-256 in its metadata.
+
+    Args:
+        path: file of a plain state dict, or of one under ``"model"``.
+        bundle: folder of the bundle.
+        name: file in its ``models`` folder.
+        about: what else the metadata says of this file, e.g. ``scale=4``, ``licence="…"``.
+
+    Returns:
+        The SHA-256 of the stored file.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("model", state)
+    halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    if not all(torch.isfinite(value).all() for value in halved.values()):
+        raise ValueError(f"{path}: weights must be finite in half precision; store them in float32 by hand")
+    file = Path(bundle) / "models" / name
+    file.parent.mkdir(exist_ok=True)
+    torch.save(halved, file)
+    metadata = Path(bundle) / "configs" / "metadata.json"
+    content = json.loads(metadata.read_text())
+    content.setdefault("weights", {})[name] = {"sha256": sha256(file), **about}
+    metadata.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n")
+    return content["weights"][name]["sha256"]
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
