@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.networks.layers import GaussianFilter
+from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.transforms import MapTransform, RandomizableTransform
 
 from ..geometry import sr_affine
@@ -63,9 +63,9 @@ def simulate_low_resolution(
         raise ValueError(f"factors, blur_sigma: must be >= 1 and >= 0, got {list(factors)} and {blur_sigma}")
     size = image.shape[-len(factors) :]
     if blur_sigma > 0:
-        sigmas = [blur_sigma if factor > 1 else 0.0 for factor in factors]
-        flat = image.reshape(-1, 1, *size)
-        image = GaussianFilter(len(factors), sigmas).to(image)(flat).reshape(image.shape)
+        kernel, none = gaussian_1d(torch.tensor(blur_sigma)).to(image), torch.ones(1).to(image)
+        kernels = [kernel if factor > 1 else none for factor in factors]
+        image = separable_filtering(image.reshape(-1, 1, *size), kernels, mode="replicate").reshape(image.shape)
     low = resample(image, lr_size(size, factors))
     return low if noise is None else low + noise
 

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from PIL import Image
+
+from common.geometry import spacing
+from common.transforms.degradation import (
+    DegradeBatch,
+    SimulateLowResolutiond,
+    lr_size,
+    resample,
+    simulate_low_resolution,
+)
+from tests.helpers import oblique, world
+
+
+@pytest.mark.parametrize("size", [(24, 31), (23, 20), (17, 41), (96, 124), (131, 150)])
+def test_resampling_equals_pillow(size):
+    image = np.random.default_rng(0).normal(size=(96, 124)).astype(np.float32)
+    expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)).copy()
+    torch.testing.assert_close(resample(torch.from_numpy(image), size), torch.from_numpy(expected), atol=5e-5, rtol=0)
+
+
+def test_a_ramp_stays_where_it_is():
+    ramp = torch.linspace(0.5, 79.5, 80)  # each pixel holds its own position, in HR pixels
+    low = simulate_low_resolution(ramp[None, None, None, :].expand(1, 1, 80, 80), (4, 4))
+    torch.testing.assert_close(low[0, 0, 5, 3:-3], torch.arange(14, 67, 4.0), atol=1e-4, rtol=0)
+
+
+def test_each_axis_has_its_own_factor_and_one_leaves_it_alone():
+    image = torch.rand(2, 3, 40, 30, 20)
+    low = simulate_low_resolution(image, (1, 3, 2.5))
+    assert low.shape == (2, 3, 40, 10, 8)
+    torch.testing.assert_close(low[:, :, 7], simulate_low_resolution(image[:, :, 7], (3, 2.5)))
+    assert lr_size((45, 10, 1), (4, 4, 4)) == (11, 3, 1)
+
+
+def test_blur_narrows_the_spectrum_before_sampling():
+    image = torch.rand(1, 1, 64, 64)
+    sharp, soft = (simulate_low_resolution(image, (2, 2), blur_sigma=sigma) for sigma in (0.0, 2.0))
+    assert soft.std() < 0.5 * sharp.std()
+    flat = simulate_low_resolution(torch.ones(1, 1, 64, 64), (2, 2), blur_sigma=2.0)
+    torch.testing.assert_close(flat, torch.ones(1, 1, 32, 32), atol=1e-5, rtol=0)  # no dark rim
+
+
+def test_pixels_and_affine_move_together():
+    affine = oblique((0.8, 0.9, 3.0), flip=(1,))
+    shape = (41, 30, 5)
+    for component in world(affine, shape):
+        image = MetaTensor(torch.from_numpy(component[None].astype(np.float32)), affine=torch.from_numpy(affine))
+        low = SimulateLowResolutiond("image", (3, 2, 1))({"image": image})["image"]
+        assert low.shape == (1, 14, 15, 5)
+        np.testing.assert_allclose(spacing(low.affine.numpy()), (0.8 * 41 / 14, 1.8, 3.0), atol=1e-9)
+    inside = (slice(2, -2), slice(2, -2), slice(None))
+    expected = world(low.affine.numpy(), (14, 15, 5))[2][inside]
+    np.testing.assert_allclose(low[0].numpy()[inside], expected, atol=1e-3)
+
+
+def test_the_same_draw_gives_the_same_noise_and_the_level_is_right():
+    degrade = SimulateLowResolutiond("image", (2, 2), noise_std=0.1)
+    image = torch.zeros(1, 128, 128)
+    first, second = (degrade.set_random_state(seed=3)({"image": image})["image"] for _ in range(2))
+    third = degrade({"image": image})["image"]
+    assert torch.equal(first, second) and not torch.equal(first, third)
+    assert abs(float(first.std()) - 0.1) < 0.01
+
+
+def test_a_batch_becomes_pairs_and_ragged_edges_are_cut():
+    low, high = DegradeBatch(4, noise_std=0.01)({"label": torch.rand(2, 1, 97, 50)}, "cpu", False)
+    assert low.shape == (2, 1, 24, 12) and high.shape == (2, 1, 96, 48)
+    assert not torch.equal(low, simulate_low_resolution(high, (4, 4)))
+
+
+@pytest.mark.parametrize(("factors", "sigma"), [((0.5, 2), 0.0), ((2, 2), -1.0)])
+def test_factors_below_one_and_negative_blur_are_refused(factors, sigma):
+    with pytest.raises(ValueError, match="must be >= 1"):
+        simulate_low_resolution(torch.rand(1, 1, 8, 8), factors, sigma)
+
+
+@pytest.mark.gpu
+def test_the_gpu_gives_what_the_cpu_gives():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    image = torch.rand(2, 1, 96, 80)
+    cpu, gpu = (simulate_low_resolution(image.to(d), (4, 3), 1.0).cpu() for d in ("cpu", "cuda"))
+    torch.testing.assert_close(gpu, cpu, atol=1e-5, rtol=0)
