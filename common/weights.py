@@ -71,6 +71,17 @@ def load_weights(
     return digest
 
 
+def start_from(
+    network: nn.Module,
+    path: str | os.PathLike[str] | None,
+    bundle_root: str | os.PathLike[str],
+    listed: Mapping[str, Any],
+) -> str | None:
+    """For training: :func:`load_weights` where there is a ``path``; None leaves the network as it was initialised."""
+    return None if path is None else load_weights(network, path, bundle_root, listed)
+
+
+start_from_or_exit = exits_on_mistake(start_from)
 load_weights_or_exit = exits_on_mistake(load_weights)
 
 

@@ -83,14 +83,10 @@ def blobs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return out / out.max()
 
 
-def save_nifti(
-    path: Path, array: np.ndarray, affine: np.ndarray, slope: float = 1.0, intercept: float = 0.0, **header: object
-) -> Path:
+def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> Path:
     """Write stored values as they are, with slope and intercept beside them."""
     image = nib.Nifti1Image(array, affine, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
-    for key, value in header.items():
-        image.header[key] = value
     image.header.set_slope_inter(slope, intercept)
     image.to_filename(path)
     return path

@@ -178,7 +178,10 @@ def test_damaged_files_are_named(tmp_path):
 
 @pytest.mark.parametrize("row", [(np.nan, 0, 0, 0), (0, 0, 0, 0)])
 def test_an_unusable_affine_is_refused(tmp_path, row):
-    path = save_nifti(tmp_path / "a.nii", volume("uint8"), AFFINE, srow_x=row, sform_code=1, qform_code=0)
+    path = save_nifti(tmp_path / "a.nii", volume("uint8"), AFFINE)
+    content = path.read_bytes()
+    codes, srow_x = struct.pack("<2h", 0, 1), struct.pack("<4f", *row)
+    path.write_bytes(content[:252] + codes + content[256:280] + srow_x + content[296:])
     with pytest.raises(ValueError, match=r"a\.nii: the affine must be finite and invertible"):
         read_nifti(path)
 

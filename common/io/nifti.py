@@ -22,6 +22,7 @@ READ_ERRORS = (
     ImageDataError,
     WrapStructError,
     EOFError,
+    OverflowError,
     OSError,
     zlib.error,
     ValueError,
@@ -79,7 +80,8 @@ def read_nifti(
     if index is not None:
         space = space[..., index]
     channels = np.moveaxis(space.reshape(*space.shape[:3], -1), -1, 0)
-    values = channels.astype(np.float32)
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        values = channels.astype(np.float32)
     if dtype.itemsize > 2 and dtype != np.dtype(np.float32).newbyteorder(dtype.byteorder):
         _check_float32(path, channels, values)
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)

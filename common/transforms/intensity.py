@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+
+from ..errors import CaseWarning
 
 OFFSET, FACTOR = "intensity_offset", "intensity_factor"
 
@@ -20,7 +23,7 @@ def exact_unit_map(values: torch.Tensor) -> tuple[float, float]:
     A factor that is a power of two costs no bit. The offset is the minimum where float32 arithmetic returns from it
     exactly (all integers of up to 16 bits, and images that start at 0), else 0. The paper's map is min-max
     (section 5.3.1); this one is within a factor of two of it.
-    not in the paper: exactness.
+    not in the paper: exactness. Values more than 2^126 times smaller than the largest cannot be kept beside it.
     """
     low, high = float(values.min()), float(values.max())
     factor = _power_of_two(high - low)
@@ -58,6 +61,9 @@ class NormalizeIntensityExactlyd(MapTransform):
                 )
             maps = [exact_unit_map(channel) for channel in plain]
             mapped = torch.stack([(x - offset) / factor for x, (offset, factor) in zip(plain, maps, strict=True)])
+            if any(not torch.equal(y * f + o, x) for x, y, (o, f) in zip(plain, mapped, maps, strict=True)):
+                text = "values near 0 are too small beside the largest to be kept to the last bit"
+                warnings.warn(text, CaseWarning, stacklevel=2)
             meta[OFFSET], meta[FACTOR] = torch.tensor(maps, dtype=torch.float64).unbind(1)
             d[key] = MetaTensor(mapped, meta=meta)
         return d
