@@ -45,7 +45,7 @@ def test_channels_are_mapped_apart():
 
 
 def test_what_cannot_be_kept_is_said():
-    image = MetaTensor(torch.tensor([1e-38, 3e38]).view(1, 2, 1, 1))
+    image = MetaTensor(torch.tensor([0, 1e-38, 3e38]).view(1, 3, 1, 1))
     with pytest.warns(CaseWarning, match="too small beside the largest"):
         NormalizeIntensityExactlyd("image")({"image": image})
 

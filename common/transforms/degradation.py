@@ -63,7 +63,7 @@ def simulate_low_resolution(
         raise ValueError(f"factors, blur_sigma: must be >= 1 and >= 0, got {list(factors)} and {blur_sigma}")
     size = image.shape[-len(factors) :]
     if blur_sigma > 0:
-        kernel, none = gaussian_1d(torch.tensor(blur_sigma)).to(image), torch.ones(1).to(image)
+        kernel, none = gaussian_1d(torch.tensor(blur_sigma), normalize=True).to(image), torch.ones(1).to(image)
         kernels = [kernel if factor > 1 else none for factor in factors]
         image = separable_filtering(image.reshape(-1, 1, *size), kernels, mode="replicate").reshape(image.shape)
     low = resample(image, lr_size(size, factors))
