@@ -38,7 +38,7 @@ class CaseLoadImaged(LoadImaged):
         channels_last: bool = False,
         slice_axis: int | None = None,
     ) -> None:
-        super().__init__(keys, ensure_channel_first=True)
+        super().__init__(keys, reader="NibabelReader", ensure_channel_first=True)
         self.in_channels, self.volume, self.channels_last, self.slice_axis = (
             in_channels,
             volume,
