@@ -52,7 +52,7 @@ class _LiveTensors(TorchDispatchMode):
 
 
 def bytes_per_pixel(network: Callable[[torch.Tensor], torch.Tensor], sample: torch.Tensor) -> float:
-    """Bytes of input and intermediate results for each LR pixel, measured by running ``sample`` (1, C, H, W) through."""
+    """Bytes of input and intermediate results for each LR pixel, measured with one ``sample`` (1, C, H, W)."""
     with torch.no_grad(), _LiveTensors() as live:
         network(sample)
     return (live.peak + sample.nbytes) / (sample.shape[2] * sample.shape[3])

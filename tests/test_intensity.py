@@ -30,6 +30,13 @@ def test_the_map_goes_back_without_losing_a_bit(name):
     assert back.numpy().tobytes() == values.numpy().tobytes()
 
 
+def test_a_hot_voxel_does_not_press_the_others_into_the_dark():
+    values = torch.arange(4000.0).repeat(5)
+    values[7] = 60_000
+    offset, factor = exact_unit_map(values)
+    assert (offset, factor) == (0, 4096)
+
+
 @pytest.mark.parametrize("name", ["uint8", "int16", "uint16 far from zero", "hounsfield as float"])
 def test_integers_fill_more_than_half_of_the_unit_range_from_zero(name):
     values = torch.from_numpy(IMAGES[name].astype(np.float32))

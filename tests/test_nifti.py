@@ -62,8 +62,8 @@ def test_values_that_float32_cannot_hold_are_refused(tmp_path, dtype, value):
 
 
 def test_integers_are_rounded_and_clipped_never_wrapped():
-    values, clipped = to_stored_type(np.array([-3.0, 0.4, 1.7, 255.4, 300.0], dtype=np.float32), np.dtype("uint8"))
-    assert values.tolist() == [0, 0, 2, 255, 255] and clipped == 2
+    values, clipped = to_stored_type(np.array([[-3.0, 0.4, 1.7, 255.4, 300.0]], dtype=np.float32), np.dtype("uint8"))
+    assert values.tolist() == [[0, 0, 2, 255, 255]] and clipped == 2
 
 
 def test_header_fields_are_kept_and_geometry_is_new(tmp_path):

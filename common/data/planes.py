@@ -44,5 +44,5 @@ def load_planes(
 
 
 def _crop_to(plane: torch.Tensor, threshold: float) -> torch.Tensor:
-    start, stop = generate_spatial_bounding_box(plane, select_fn=lambda x: x > threshold, margin=8)
+    start, stop = generate_spatial_bounding_box(plane, select_fn=lambda x: x > threshold, margin=8, allow_smaller=True)
     return plane[:, start[0] : stop[0], start[1] : stop[1]].clone()

@@ -144,13 +144,16 @@ def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> 
 
 
 def to_stored_type(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, int]:
-    """Round and clip to an integer type, or cast to a float type; and how many values were clipped."""
+    """Round and clip to an integer type, or cast to a float type, and say how many values were clipped."""
     if dtype.kind == "f":
         return values.astype(dtype), 0
     limits = np.iinfo(dtype)
-    rounded = np.rint(values.astype(np.float64) if dtype.itemsize > 2 else values)
-    clipped = int(np.count_nonzero((rounded < limits.min) | (rounded > limits.max)))
-    return np.clip(rounded, limits.min, limits.max).astype(dtype), clipped
+    stored, clipped = np.empty(values.shape, dtype), 0
+    for place in np.ndindex(values.shape[:-2]):  # a plane at a time: a volume is large enough once
+        rounded = np.rint(values[place].astype(np.float64))
+        clipped += int(np.count_nonzero((rounded < limits.min) | (rounded > limits.max)))
+        stored[place] = np.clip(rounded, limits.min, limits.max)
+    return stored, clipped
 
 
 def _open(path: str | os.PathLike[str]) -> Any:  # nibabel's own types hide what its images can do
