@@ -66,6 +66,11 @@ def test_integers_are_rounded_and_clipped_never_wrapped():
     assert values.tolist() == [[0, 0, 2, 255, 255]] and clipped == 2
 
 
+def test_the_largest_integers_do_not_wrap_either():
+    values, clipped = to_stored_type(np.array([[1e30, -1e30]], dtype=np.float32), np.dtype("int64"))
+    assert values[0, 0] > 2**62 and values[0, 1] == -(2**63) and clipped == 2
+
+
 def test_header_fields_are_kept_and_geometry_is_new(tmp_path):
     image = nib.Nifti2Image(volume("int16"), AFFINE)
     image.set_qform(oblique((0.9, 0.9, 3.0), flip=(0,)), code=2)

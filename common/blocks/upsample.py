@@ -3,7 +3,9 @@
 Shi et al., CVPR 2016 (sub-pixel convolution); Zhu, dissertation, equation 5.4. Written from the papers.
 """
 
+import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from monai.networks.blocks import SubpixelUpsample
 
 
@@ -24,3 +26,21 @@ def subpixel_upsampler(channels: int, out_channels: int, scale: int) -> nn.Seque
         raise ValueError(f"scale: must be 3 or a power of two, got {scale}; choose 2, 3 or 4")
     stages = [SubpixelUpsample(2, channels, channels, factor, apply_pad_pool=False) for factor in factors]
     return nn.Sequential(*stages, nn.Conv2d(channels, out_channels, 3, padding=1))
+
+
+class Bicubic(nn.Module):
+    """The baseline of every table: bicubic magnification (a = -0.5), edges shared; nothing to train.
+
+    Args:
+        scale: magnification.
+    """
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.size_multiple = 1
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """``(B, C, H, W)`` to ``(B, C, scale · H, scale · W)``."""
+        size = [image.shape[2] * self.scale, image.shape[3] * self.scale]
+        return F.interpolate(image, size=size, mode="bicubic", antialias=True)

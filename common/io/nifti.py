@@ -148,11 +148,13 @@ def to_stored_type(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, int
     if dtype.kind == "f":
         return values.astype(dtype), 0
     limits = np.iinfo(dtype)
+    top = float(limits.max)
+    top = top if top <= limits.max else np.nextafter(top, 0)  # 2**63 - 1 itself is no float
     stored, clipped = np.empty(values.shape, dtype), 0
     for place in np.ndindex(values.shape[:-2]):  # a plane at a time: a volume is large enough once
         rounded = np.rint(values[place].astype(np.float64))
-        clipped += int(np.count_nonzero((rounded < limits.min) | (rounded > limits.max)))
-        stored[place] = np.clip(rounded, limits.min, limits.max)
+        clipped += int(np.count_nonzero((rounded < limits.min) | (rounded > top)))
+        stored[place] = np.clip(rounded, limits.min, top)
     return stored, clipped
 
 
