@@ -1,0 +1,89 @@
+"""The shipped weights on an image that no one trained on: the brain volume among nibabel's own test files."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from nibabel.testing import data_path
+
+from common.blocks.upsample import Bicubic
+from common.inferers import PlaneInferer
+from common.transforms.degradation import simulate_low_resolution
+from common.transforms.intensity import exact_unit_map
+from common.weights import load_weights
+from tests.helpers import INFERENCE, data_dir
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    parser = ConfigParser()
+    parser.read_config(str(INFERENCE))
+    parser.read_meta(str(INFERENCE.with_name("metadata.json")))
+    net = parser.get_parsed_content("network_def")
+    root = INFERENCE.parent.parent
+    load_weights(net, root / "models" / "model.pt", root, parser["_meta_"]["weights"])
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def brain() -> torch.Tensor:
+    """HR planes ``(8, 1, 128, 96)`` in the unit range."""
+    values = nib.load(Path(str(data_path)) / "example4d.nii.gz").dataobj[..., 8:16, 0].astype(np.float32)
+    image = torch.from_numpy(values).permute(2, 0, 1)[:, None]
+    offset, factor = exact_unit_map(image)
+    return (image - offset) / factor
+
+
+def psnr(sr: torch.Tensor, hr: torch.Tensor) -> float:
+    return float(-10 * torch.log10((sr - hr).square().mean(dim=(1, 2, 3))).mean())
+
+
+def shift(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+    """Rows and columns by which ``sr`` lies off ``hr``, to first order: least squares on the gradient of ``hr``."""
+    rows, columns = torch.gradient(hr, dim=(2, 3))
+    gradients = torch.stack([rows.flatten(), columns.flatten()], dim=1)
+    return -torch.linalg.lstsq(gradients, (sr - hr).reshape(-1, 1)).solution.flatten()
+
+
+def test_the_measure_of_shift_finds_a_shift(brain):
+    smooth = Bicubic(4)(simulate_low_resolution(brain, (4, 4)))
+    moved = torch.roll(smooth, (1, -1), dims=(2, 3))
+    assert torch.allclose(shift(moved, smooth), torch.tensor([1.0, -1.0]), atol=0.3)
+
+
+def test_an_unseen_brain_is_sharper_than_bicubic_and_where_it_was(network, brain):
+    low = simulate_low_resolution(brain, (4, 4))
+    with torch.no_grad():
+        sr = network(low)
+    bicubic = Bicubic(4)(low)
+    assert psnr(sr, brain) > psnr(bicubic, brain) + 0.5
+    assert shift(sr, brain).abs().max() < 0.1
+    assert abs(float(sr.mean() - brain.mean())) < 0.01
+    assert (simulate_low_resolution(sr, (4, 4)) - low).square().mean().sqrt() < 0.02
+
+
+def test_tiles_of_the_real_network_leave_no_seam(network):
+    """The network sees further than an overlap, so tiles are not equal to the whole; what differs must not show."""
+    values = nib.load(Path(str(data_path)) / "example4d.nii.gz").dataobj[..., 12:13, 0].astype(np.float32)
+    offset, factor = exact_unit_map(torch.from_numpy(values))
+    affine = torch.diag(torch.tensor([2, 2, 4, 1], dtype=torch.float64))[None]
+    image = MetaTensor((torch.from_numpy(values)[None, None] - offset) / factor, affine=affine)
+    with torch.no_grad():
+        whole, tiled = (PlaneInferer(scale=4, tile=tile)(image, network) for tile in (None, 72))
+    assert (whole - tiled).abs().max() < 0.02
+    assert (whole - tiled).square().mean().sqrt() < 1e-3
+
+
+def test_held_out_patients_gain_over_bicubic(network):
+    path = data_dir() / "brain_mr" / "bmex" / "sub-0007_ses-V01_T1w.nii.gz"
+    values = np.asarray(nib.load(path).dataobj[:, :, 100:200:20]).astype(np.float32)
+    image = torch.from_numpy(values).permute(2, 0, 1)[:, None]
+    offset, factor = exact_unit_map(image)
+    high = (image - offset) / factor
+    low = simulate_low_resolution(high, (4, 4))
+    with torch.no_grad():
+        assert psnr(network(low), high) > psnr(Bicubic(4)(low), high) + 1.5
