@@ -144,8 +144,8 @@ def explain(error: BaseException, name: str) -> str:
     ours = [cause for cause in causes if isinstance(cause, (ValueError, OSError))]
     cause = ours[0] if ours else causes[-1]
     text = " ".join(str(cause).split())
-    if not isinstance(cause, ValueError):
-        text = f"{type(cause).__name__}: {text}"
+    if not ours:
+        text = f"unexpected {type(cause).__name__}: {text}; please report it with the file's header"
     return text if name in text else f"{name}: {text}"
 
 

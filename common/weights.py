@@ -77,8 +77,8 @@ def start_from(
     bundle_root: str | os.PathLike[str],
     listed: Mapping[str, Any],
 ) -> str | None:
-    """For training: :func:`load_weights` where there is a ``path``; None leaves the network as it was initialised."""
-    return None if path is None else load_weights(network, path, bundle_root, listed)
+    """For training: :func:`load_weights` where there is a ``path``; none (or "") leaves the network as it was made."""
+    return load_weights(network, path, bundle_root, listed) if path else None
 
 
 start_from_or_exit = exits_on_mistake(start_from)

@@ -115,3 +115,7 @@ def data_dir() -> Path:
     if not path or not Path(path).is_dir():
         pytest.skip("real images are not here: set SR_DATA_DIR to their folder")
     return Path(path)
+
+
+class Misfit:
+    """An inferer that is none."""

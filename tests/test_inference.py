@@ -254,3 +254,10 @@ def test_a_real_stack_of_thick_slices(tmp_path):
     run_inference(path, tmp_path / "out", **identity())
     assert stored(tmp_path / "out" / "sub-01_run-1_T2w_srx1.nii.gz").tobytes() == stored(path).tobytes()
     assert lines(tmp_path / "out")[0]["slice_axis"] == int(np.argmax(nib.load(path).header.get_zooms()))
+
+
+def test_what_nobody_foresaw_is_named_too(tmp_path):
+    path = save_nifti(tmp_path / "a.nii.gz", np.ones((4, 4, 2), np.uint8), oblique((1, 1, 3)))
+    with pytest.raises(SystemExit, match=r"a\.nii\.gz: unexpected TypeError: .*please report it"):
+        run_inference(path, tmp_path / "out", **identity(), inferer={"_target_": "tests.helpers.Misfit"})
+    assert "TypeError" in lines(tmp_path / "out")[0]["error"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
 
+from ..errors import CaseWarning
 from ..geometry import check_affine, find_slice_axis, resized_affine
 from .case import Case
 
@@ -70,6 +72,12 @@ def read_nifti(
     index = _channel_axis(path, image.shape, in_channels, volume, channels_last)
     affine = np.asarray(image.affine, dtype=np.float64)
     check_affine(affine, str(path))
+    if not (image.header["qform_code"] or image.header["sform_code"]):
+        warnings.warn(
+            "the header has no orientation, only spacing: axes are taken as right, anterior, superior",
+            CaseWarning,
+            stacklevel=2,
+        )
     try:
         stored = np.asanyarray(image.dataobj.get_unscaled())
     except READ_ERRORS as error:
@@ -133,11 +141,13 @@ def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> 
     image.set_data_dtype(dtype)
     image.header.set_slope_inter(case.slope, case.intercept)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         image.to_filename(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error}); make room, or choose another --output_dir") from error
     finally:
         temporary.unlink(missing_ok=True)
     return clipped
