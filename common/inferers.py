@@ -150,11 +150,9 @@ class PlaneInferer(Inferer):
 
     def _super_resolve(self, forward: Network, low: torch.Tensor, tile: int | None, multiple: int) -> torch.Tensor:
         def whole_or_tiled(x: torch.Tensor) -> torch.Tensor:
-            return (
-                forward(x)
-                if tile is None
-                else super_resolve_tiles(forward, x, self.scale, tile, self.overlap, multiple)
-            )
+            if tile is None:
+                return forward(x)
+            return super_resolve_tiles(forward, x, self.scale, tile, self.overlap, multiple)
 
         if not self.self_ensemble:
             return whole_or_tiled(low)

@@ -105,7 +105,7 @@ def _run_case(
             logger.debug("%s", line["error"], exc_info=True)
     line["seconds"] = round(time.perf_counter() - started, 3)
     line["peak_memory_mb"] = round(peak_mb(device), 1)
-    line["warnings"] = [str(w.message) for w in caught if issubclass(w.category, CaseWarning)]
+    line["warnings"] = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CaseWarning)))
     return line
 
 
