@@ -1,8 +1,7 @@
 """Degradation ``clean``: antialiased, centre-aligned bicubic downsampling, with optional blur and noise.
 
-The paper's model of degradation is equation 2.1 of Zhu's dissertation: blur, downsample, add noise. Its code samples
-the cubic without antialiasing, which aliases by a factor of four; here the kernel is widened by the scale, as in
-Pillow and MATLAB, and PyTorch computes it. Written from the papers.
+Zhu, dissertation, equation 5.15: blur, downsample, add noise. Its code samples the cubic without antialiasing; here the
+kernel is widened by the scale, as in Pillow and MATLAB, and PyTorch computes it. Written from the paper.
 """
 
 from __future__ import annotations
