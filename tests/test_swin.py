@@ -4,8 +4,10 @@ import torch
 from common.blocks.swin import (
     SwinLayer,
     WindowAttention,
+    fused_attention,
     get_shift_layout,
     pad_to_multiple,
+    plain_attention,
     shift_layout,
     window_merge,
     window_partition,
@@ -50,6 +52,15 @@ def test_attention_equals_a_plain_loop_over_pixels(shifted):
             out = layer(tokens)
         expected = attention_by_loop(layer, image[0], window, window // 2 if shifted else 0)
     torch.testing.assert_close(window_merge(out, window, height, width)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("windows", [None, 3])
+def test_the_fused_attention_of_gpus_equals_the_plain_one(windows):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 6, 2, 16, 5).unbind(0)
+    bias = torch.randn(2, 16, 16)
+    mask = None if windows is None else -100.0 * (torch.rand(windows, 16, 16) > 0.7).float()
+    torch.testing.assert_close(fused_attention(q, k, v, bias, mask), plain_attention(q, k, v, bias, mask))
 
 
 def test_merge_undoes_partition_and_backward_undoes_forward():

@@ -97,6 +97,31 @@ def get_shift_layout(
         return _eager_shift_layout(height, width, window, device)
 
 
+def plain_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """softmax(q kᵀ + bias + mask) v, written out: on CPUs faster than the fused kernel for heads as narrow as these.
+
+    ``q``, ``k``, ``v`` (B · windows, heads, window², depth), ``q`` scaled; ``bias`` (heads, window², window²); ``mask``
+    (windows, window², window²) or None.
+    """
+    n, heads, length, _ = q.shape
+    logits = q.contiguous() @ k.transpose(-2, -1).contiguous() + bias
+    if mask is not None:
+        logits = logits.view(-1, mask.shape[0], heads, length, length) + mask.unsqueeze(1)
+        logits = logits.view(n, heads, length, length)
+    return torch.softmax(logits, dim=-1).to(v.dtype) @ v.contiguous()
+
+
+def fused_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """:func:`plain_attention` by PyTorch's ``scaled_dot_product_attention``, for GPUs."""
+    if mask is not None:
+        bias = (bias.unsqueeze(0) + mask.unsqueeze(1)).repeat(q.shape[0] // mask.shape[0], 1, 1, 1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows, with a learned bias for each relative position.
 
@@ -149,25 +174,13 @@ class WindowAttention(nn.Module):
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """``tokens`` (B · windows, window², dim), ``mask`` (windows, window², window²) or None; same shape out."""
         n, length, dim = tokens.shape
-        qkv = self.qkv(tokens).view(n, length, 3, self.num_heads, dim // self.num_heads)
-        q = (qkv[:, :, 0] * self.scale).transpose(1, 2)
-        v = qkv[:, :, 2].transpose(1, 2)
+        qkv = self.qkv(tokens).view(n, length, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv[0] * self.scale, qkv[1], qkv[2]
         if torch.jit.is_scripting():  # noqa: SIM108, a branch that TorchScript must be able to leave out
             bias = self.bias()
         else:
             bias = self._eval_bias()
-        if tokens.is_cuda:
-            if mask is not None:
-                bias = (bias.unsqueeze(0) + mask.to(bias.dtype).unsqueeze(1)).repeat(n // mask.shape[0], 1, 1, 1)
-            k = qkv[:, :, 1].transpose(1, 2)
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)
-        else:  # on CPUs faster than scaled_dot_product_attention for heads as narrow as these
-            k = qkv[:, :, 1].permute(0, 2, 3, 1)
-            logits = q.contiguous() @ k.contiguous() + bias
-            if mask is not None:
-                logits = logits.view(-1, mask.shape[0], self.num_heads, length, length) + mask.unsqueeze(1)
-                logits = logits.view(n, self.num_heads, length, length)
-            out = torch.softmax(logits, dim=-1).to(v.dtype) @ v.contiguous()
+        out = fused_attention(q, k, v, bias, mask) if tokens.is_cuda else plain_attention(q, k, v, bias, mask)
         return self.proj(out.transpose(1, 2).reshape(n, length, dim))
 
 
