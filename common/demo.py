@@ -40,7 +40,7 @@ def demo(bundle: str = "rdst", output_dir: str = "demo_output") -> str:
             "",
             f"SR volume                  {Path(line['output']).resolve()}",
             f"picture                    {picture.resolve()}",
-            f"spacing                    {before} mm -> {after} mm",
+            f"spacing                    {before} -> {after} {line['units']}",
             f"data-consistency residual  {line['consistency_residual']:.2e} of the input's range",
             f"time                       {line['seconds']:.1f} s on {line['device']}",
             f"peak memory                {line['peak_memory_mb']:.0f} MB",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -25,7 +25,22 @@ def exits_on_mistake(function: Callable[P, R]) -> Callable[P, R]:
     def border(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except (ValueError, OSError) as error:
-            raise SystemExit(f"error: {error}") from error
+        except Exception as error:
+            mistake = find_mistake(error)
+            if mistake is None:
+                raise
+            raise SystemExit(f"error: {mistake}") from mistake
 
     return border
+
+
+def find_mistake(error: BaseException) -> BaseException | None:
+    """The first ``ValueError`` or ``OSError`` among an exception and its causes; MONAI wraps its own around them."""
+    return next((cause for cause in causes(error) if isinstance(cause, (ValueError, OSError))), None)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, its cause, the cause of that, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__

@@ -25,6 +25,7 @@ from .memory import MB, bytes_per_pixel, resident_mb
 Network = Callable[[torch.Tensor], torch.Tensor]
 PROBE = 32  # side in LR pixels of the image that measures a network's need of memory
 SCRATCH = 1.5  # what kernels take beside the tensors that PyTorch can see
+HEADROOM = 0.85  # the rest is for reading, writing and what the allocator keeps
 
 
 class PlaneInferer(Inferer):
@@ -60,10 +61,10 @@ class PlaneInferer(Inferer):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size: must be at least 1, got {batch_size}")
-        if overlap < 4 or (tile is not None and tile < 2 * overlap):
-            raise ValueError(
-                f"tile, overlap: must be >= 2 * overlap and >= 4, got {tile} and {overlap}; enlarge the tile"
-            )
+        if overlap < 4:
+            raise ValueError(f"overlap: must be at least 4, got {overlap}; 32 is a good start")
+        if tile is not None and tile < 2 * overlap:
+            raise ValueError(f"tile: must be at least {2 * overlap}, twice the overlap, got {tile}; enlarge it")
         if consistency_bound is not None and not consistency_bound > 0:
             raise ValueError(f"consistency_bound: must be above 0, got {consistency_bound}; 0.001 is a good start")
         if amp_dtype not in (None, "bfloat16"):
@@ -110,7 +111,7 @@ class PlaneInferer(Inferer):
             return min(self.batch_size, count), None if fits else self.tile
         on_cpu = planes.device.type == "cpu"
         blending = 3 * output_bytes / count  # the plane under work, its weighted sum and their quotient
-        budget = self.memory_mb * MB - blending - (resident_mb() * MB + output_bytes if on_cpu else 0)
+        budget = self.memory_mb * HEADROOM * MB - blending - (resident_mb() * MB + output_bytes if on_cpu else 0)
         probe = torch.zeros(1, planes.shape[1], PROBE, PROBE, device=planes.device)
         pixels = int(budget / (bytes_per_pixel(network, probe) * SCRATCH))
         if fits and height * width <= pixels:
@@ -123,7 +124,7 @@ class PlaneInferer(Inferer):
             short = math.ceil((need - budget) / MB)
             raise ValueError(
                 f"memory_mb: {self.memory_mb:g} is too little for the smallest tile; "
-                f"pass --memory_mb {math.ceil(self.memory_mb + max(short, 1))} or more"
+                f"pass --memory_mb {math.ceil(self.memory_mb + max(short, 1) / HEADROOM)} or more"
             )
         return 1, side
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from nibabel.orientations import aff2axcodes
 from PIL import Image, ImageDraw, ImageFont
 
 from .consistency import residual
@@ -34,6 +36,7 @@ def draw_case(
         ValueError: ``result`` is not a magnification of ``source`` in planes.
     """
     low_volume, case = read_nifti(source, volume=volume)
+    codes = [code for i, code in enumerate(aff2axcodes(np.asarray(case.affine))) if i != case.slice_axis]
     high_volume, _ = read_nifti(result)
     axis = case.slice_axis
     if low_volume.shape[axis + 1] != high_volume.shape[axis + 1]:
@@ -55,7 +58,9 @@ def draw_case(
         f"{method} {_size(high)}",
         f"residual, full colour = {RESIDUAL_RANGE:.0%} of range",
     ]
-    _sheet([[_upright(p) for p in panels], [_detail(_upright(p)) for p in panels]], titles).save(path)
+    sheet = _sheet([[_upright(p) for p in panels], [_detail(_upright(p)) for p in panels]], titles)
+    _mark_sides(sheet, codes, _upright(panels[0]).shape)
+    sheet.save(path)
 
 
 def _size(plane: torch.Tensor) -> str:
@@ -75,7 +80,7 @@ def _signed(plane: torch.Tensor) -> np.ndarray:
 
 
 def _upright(panel: np.ndarray) -> np.ndarray:
-    """First array axis to the right, second up: how a NIfTI plane in RAS order is looked at."""
+    """First array axis to the right, second up; letters at the sides say what that is in the patient."""
     return np.ascontiguousarray(np.flip(panel.swapaxes(0, 1), axis=0))
 
 
@@ -83,6 +88,22 @@ def _detail(panel: np.ndarray) -> np.ndarray:
     height, width = panel.shape[0] // ZOOM, panel.shape[1] // ZOOM
     top, left = height + height // 2, width + width // 2
     return panel[top : top + height, left : left + width]
+
+
+def _mark_sides(sheet: Image.Image, codes: Sequence[str], shape: tuple[int, ...]) -> None:
+    """Letters at the sides of the first panel: where right, anterior, superior and their opposites are."""
+    factor = PANEL / max(shape[:2])
+    width, height = scaled_size(shape[1], factor), scaled_size(shape[0], factor)
+    opposite = dict(zip("RLAPSI", "LRPAIS", strict=True))
+    places = {
+        (width - 10, 35 + height // 2): codes[0],
+        (10, 35 + height // 2): opposite[codes[0]],
+        (width // 2, 40): codes[1],
+        (width // 2, 15 + height): opposite[codes[1]],
+    }
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
+    for place, letter in places.items():
+        draw.text(place, letter, fill="yellow", font=font)
 
 
 def _sheet(rows: list[list[np.ndarray]], titles: list[str]) -> Image.Image:

@@ -5,14 +5,17 @@ MONAI's evaluator stops at the first bad file, loses those after it, and does no
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import json
 import logging
 import os
+import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,9 @@ from monai.engines import Evaluator, SupervisedEvaluator
 from monai.transforms import Transform
 
 from .data.files import find_images
-from .errors import CaseWarning, exits_on_mistake
+from .errors import CaseWarning, causes, exits_on_mistake, find_mistake
 from .geometry import spacing
+from .inferers import PlaneInferer
 from .io.case import Case
 from .memory import peak_mb
 from .transforms.grid import RESIDUAL
@@ -32,6 +36,7 @@ from .transforms.grid import RESIDUAL
 LOG = "cases.jsonl"
 PLACES = ("dataset_dir", "output_dir", "bundle_root", "ckpt_path", "_meta_")  # say where, not how
 logger = logging.getLogger("common.run")
+plane_inferer_or_exit = exits_on_mistake(PlaneInferer)
 
 
 def list_cases(path: str | os.PathLike[str], output_dir: str | os.PathLike[str]) -> list[str]:
@@ -68,6 +73,7 @@ def run_cases(
     Raises:
         SystemExit: there is no case, the folder cannot be written, or a case failed; the message names it and why.
     """
+    exits_on_mistake(check_settings)()
     folder = _writable(output_dir)
     common = {"scale": scale, "weights_sha256": weights_sha256, "config_sha256": config_sha256()}
     cases = evaluator.data_loader.dataset.data  # type: ignore[union-attr]
@@ -75,7 +81,9 @@ def run_cases(
         exits_on_mistake(find_images)(dataset_dir, output_dir)
     lines = []
     for number, case in enumerate(cases, start=1):
-        line = {"input": str(case[image_key]), **common, "device": str(evaluator.state.device)}
+        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        line = {"time": started, "input": os.path.abspath(case[image_key]), **common}
+        line["device"] = str(evaluator.state.device)
         line |= _run_case(evaluator, postprocessing, case, image_key, pred_key)
         with open(folder / LOG, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -84,7 +92,8 @@ def run_cases(
     failed = [line for line in lines if "error" in line]
     if failed:
         reasons = "\n".join(f"  {line['error']}" for line in failed)
-        raise SystemExit(f"error: {len(failed)} of {len(lines)} images failed, the others are done:\n{reasons}")
+        others = ", the others are done" if len(failed) < len(lines) else ""
+        raise SystemExit(f"error: {len(failed)} of {len(lines)} images failed{others}:\n{reasons}")
     return lines
 
 
@@ -126,9 +135,12 @@ def _fresh(evaluator: SupervisedEvaluator, postprocessing: Transform, case: Mapp
 
 def _describe(low: Any, high: Any) -> dict[str, Any]:
     case = Case.from_meta(low.meta)
+    saved = high.meta.get("saved_to")
     return {
-        "output": high.meta.get("saved_to"),
+        "output": os.path.abspath(saved) if saved else None,
+        "volume": case.volume if case else None,
         "slice_axis": case.slice_axis if case else None,
+        "units": case.units if case else "unknown",
         "spacing": [round(v, 6) for v in spacing(low.affine.cpu().numpy())],
         "sr_spacing": [round(v, 6) for v in spacing(high.affine.cpu().numpy())],
         "sr_shape": list(high.shape[1:]),
@@ -138,21 +150,14 @@ def _describe(low: Any, high: Any) -> dict[str, Any]:
 
 def explain(error: BaseException, name: str) -> str:
     """One sentence with the file's name and the remedy, out of whatever went wrong with it."""
-    causes = list(_causes(error))
-    if any(_is_out_of_memory(cause) for cause in causes):
+    chain = list(causes(error))
+    if any(_is_out_of_memory(cause) for cause in chain):
         return f"{name}: out of memory; pass a smaller --memory_mb, or run where there is more"
-    ours = [cause for cause in causes if isinstance(cause, (ValueError, OSError))]
-    cause = ours[0] if ours else causes[-1]
+    cause = find_mistake(error) or chain[-1]
     text = " ".join(str(cause).split())
-    if not ours:
+    if find_mistake(error) is None:
         text = f"unexpected {type(cause).__name__}: {text}; please report it with the file's header"
     return text if name in text else f"{name}: {text}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -171,20 +176,41 @@ def _writable(output_dir: str | os.PathLike[str]) -> Path:
         raise SystemExit(f"error: {folder}: cannot be written ({error}); choose another --output_dir") from error
 
 
-def config_sha256() -> str | None:
-    """SHA-256 of the configuration that MONAI's runner is executing, overlays and overrides included.
+def running_config() -> dict[str, Any] | None:
+    """The configuration that MONAI's runner is executing, overlays and overrides included; None where there is none.
 
-    Paths of data, results and bundle are left out: they say where, not how. None where no config is being run.
     An expression of a config cannot see its own config, but the parser that evaluates it is up the stack.
     """
     frame = inspect.currentframe()
     while frame is not None:
         parser = frame.f_locals.get("self")
         if isinstance(parser, ConfigParser):
-            settings = {key: value for key, value in parser.get().items() if key not in PLACES}
-            return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+            return dict(parser.get())
         frame = frame.f_back
     return None
+
+
+def config_sha256() -> str | None:
+    """SHA-256 of :func:`running_config` without the paths, which say where, not how."""
+    config = running_config()
+    if config is None:
+        return None
+    settings = {key: value for key, value in config.items() if key not in PLACES}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def check_settings() -> None:
+    """Refuse a setting that nothing in the running config refers to and that looks like a misspelt one.
+
+    MONAI accepts any ``--name value``, so that ``--slice_axs 0`` would do nothing, in silence.
+    """
+    config = running_config() or {}
+    text = json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str)
+    used = set(re.findall(r"@(\w+)", text))
+    for name in config:
+        similar = difflib.get_close_matches(name, used - {name}, n=1, cutoff=0.8)
+        if name not in used and similar and similar[0] in config:
+            raise ValueError(f"--{name}: there is no such setting; did you mean --{similar[0]}?")
 
 
 def _summary(line: Mapping[str, Any]) -> str:
@@ -193,6 +219,6 @@ def _summary(line: Mapping[str, Any]) -> str:
     before, after = ("x".join(f"{v:.3g}" for v in line[key]) for key in ("spacing", "sr_spacing"))
     notes = "".join(f"\n    warning: {text}" for text in line["warnings"])
     return (
-        f"{line['output']}\n    spacing {before} mm -> {after} mm, consistency residual {line[RESIDUAL]:.2e} of the "
-        f"range, {line['seconds']:.1f} s, peak memory {line['peak_memory_mb']:.0f} MB{notes}"
+        f"{line['output']}\n    spacing {before} -> {after} {line['units']}, consistency residual {line[RESIDUAL]:.2e} "
+        f"of the range, {line['seconds']:.1f} s, peak memory {line['peak_memory_mb']:.0f} MB{notes}"
     )

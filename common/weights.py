@@ -56,12 +56,15 @@ def load_weights(
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        # PyTorch's own text advises to load the file unsafely
         raise ValueError(
-            f"{file}: must be a PyTorch state dict of tensors, got {_line(error)}; save it again"
+            f"{file}: must be a PyTorch state dict of nothing but tensors; save network.state_dict() by torch.save"
         ) from error
     state = state.get("model", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{file}: must be a PyTorch state dict of tensors; save network.state_dict() by torch.save")
+        raise ValueError(
+            f"{file}: must be a PyTorch state dict of nothing but tensors; save network.state_dict() by torch.save"
+        )
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:

@@ -51,7 +51,12 @@ def test_stock_files_are_those_of_the_master(bundle):
 @pytest.mark.parametrize(("config", "kind"), [("inference", "infer"), ("train", "train")])
 def test_configs_have_the_properties_that_monai_asks_for(bundle, config, kind, tmp_path):
     path = bundle / "configs" / f"{config}.json"
-    images = {"dataset_dir": str(tmp_path), "train_images": ["a.nii.gz"], "val_images": ["a.nii.gz"]}
+    images = {
+        "dataset_dir": str(tmp_path),
+        "output_dir": str(tmp_path / "run"),
+        "train_images": ["a.nii.gz"],
+        "val_images": ["a.nii.gz"],
+    }
     save_nifti(tmp_path / "a.nii.gz", blobs((12, 12, 2)).astype(np.float32), oblique((1, 1, 3)))
     overrides = images if kind == "train" else {}  # inference is parsed by hosts that have no data yet
     workflow = ConfigWorkflow(str(path), workflow_type=kind, logging_file=False, **overrides)

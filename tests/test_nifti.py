@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import CaseWarning
 from common.io.case import Case
-from common.io.nifti import read_nifti, stem, to_stored_type, write_nifti
+from common.io.nifti import fit_to_stored_type, read_nifti, stem, write_nifti
 from tests.helpers import oblique, save_nifti, stored
 
 AFFINE = oblique((0.9, 0.9, 3.0))
@@ -24,7 +24,8 @@ def test_stored_values_come_back_whatever_slope_says(tmp_path):
     assert values.dtype == np.float32 and np.array_equal(values[0], stored(path))
     assert (case.slope, case.intercept, case.dtype, case.units, case.slice_axis) == (0.5, -1024, "<i2", "mm", 2)
     assert Case.from_meta({"case": case.to_meta()}) == case
-    assert write_nifti(values, case, tmp_path / "b.nii.gz") == 0
+    assert fit_to_stored_type(values, case) == 0
+    write_nifti(values, case, tmp_path / "b.nii.gz")
     assert np.array_equal(nib.load(tmp_path / "b.nii.gz").get_fdata(), nib.load(path).get_fdata())
 
 
@@ -62,14 +63,24 @@ def test_values_that_float32_cannot_hold_are_refused(tmp_path, dtype, value):
         read_nifti(path)
 
 
-def test_integers_are_rounded_and_clipped_never_wrapped():
-    values, clipped = to_stored_type(np.array([[-3.0, 0.4, 1.7, 255.4, 300.0]], dtype=np.float32), np.dtype("uint8"))
-    assert values.tolist() == [[0, 0, 2, 255, 255]] and clipped == 2
-
-
-def test_the_largest_integers_do_not_wrap_either():
-    values, clipped = to_stored_type(np.array([[1e30, -1e30]], dtype=np.float32), np.dtype("int64"))
-    assert values[0, 0] > 2**62 and values[0, 1] == -(2**63) and clipped == 2
+@pytest.mark.parametrize(
+    ("dtype", "slope", "given", "kept", "clipped"),
+    [
+        ("uint8", 1, [-3.0, 0.4, 1.7, 255.4, 300.0], [0, 0, 2, 255, 255], 2),
+        ("int8", -1, [-127.0, 128.0, 129.0, -128.0], [-127, 128, 128, -127], 2),
+        ("int64", 1, [1e30, -1e30], [2**63 - 2**39, -(2**63)], 2),
+        ("uint32", 1, [1e30, -1e30], [2**32 - 2**8, 0], 2),
+        ("float32", 1, [1e30, 0.4], [np.float32(1e30), np.float32(0.4)], 0),
+    ],
+)
+def test_values_are_rounded_and_clipped_to_the_stored_type_never_wrapped(tmp_path, dtype, slope, given, kept, clipped):
+    path = save_nifti(tmp_path / "a.nii", np.zeros((len(given), 1, 1), dtype), AFFINE, slope=slope)
+    values, case = read_nifti(path)
+    values[0, :, 0, 0] = given
+    assert fit_to_stored_type(values, case) == clipped
+    assert values[0, :, 0, 0].tolist() == kept
+    write_nifti(values, case, tmp_path / "b.nii")
+    assert stored(tmp_path / "b.nii")[:, 0, 0].tolist() == [slope * v for v in kept]
 
 
 def test_header_fields_are_kept_and_geometry_is_new(tmp_path):
@@ -134,6 +145,21 @@ def test_one_volume_of_four_is_taken_by_number(tmp_path):
     values, case = read_nifti(path, volume=2)
     write_nifti(values, case, tmp_path / "b.nii.gz")
     assert np.array_equal(stored(tmp_path / "b.nii.gz"), stored(path)[..., 2])
+
+
+def test_one_volume_is_found_before_a_trailing_axis_of_one(tmp_path):
+    path = save_nifti(tmp_path / "a.nii.gz", volume("uint8", (6, 5, 4, 3, 1)), AFFINE)
+    for number in range(3):
+        values, _ = read_nifti(path, volume=number)
+        assert np.array_equal(values[0], stored(path)[..., number, 0])
+
+
+def test_a_vector_image_keeps_its_five_axes(tmp_path):
+    path = save_nifti(tmp_path / "a.nii.gz", volume("float32", (6, 5, 4, 1, 3)), AFFINE)
+    values, case = read_nifti(path, in_channels=3, channels_last=True)
+    assert values.shape == (3, 6, 5, 4)
+    write_nifti(values, case, tmp_path / "b.nii.gz")
+    assert np.array_equal(stored(tmp_path / "b.nii.gz"), stored(path))
 
 
 def test_four_channels_come_and_go_as_the_last_axis(tmp_path):
@@ -217,6 +243,14 @@ def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(tmp_path, monkey
     with pytest.raises(OSError, match=r"b\.nii\.gz: cannot be written .*No space left.*choose another --output_dir"):
         write_nifti(values, case, target)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.nii.gz"] and target.read_bytes() == b"earlier result"
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
+    path = save_nifti(tmp_path / "a.nii.gz", volume("uint8"), AFFINE)
+    values, case = read_nifti(path)
+    (tmp_path / "sub").write_text("in the way")
+    with pytest.raises(OSError, match=r"sub/b\.nii\.gz: cannot be written .*choose another --output_dir"):
+        write_nifti(values, case, tmp_path / "sub" / "b.nii.gz")
 
 
 def test_stems():

@@ -59,9 +59,9 @@ def test_a_users_own_file_is_hashed_plain_or_under_model(bundle, tmp_path):
     [
         (Convolve(4).state_dict(), "the weights do not fit the network .*size mismatch"),
         ({**Convolve(2).state_dict(), "extra": torch.zeros(1)}, "do not fit the network .*extra"),
-        ({"model": [1, 2]}, "must be a PyTorch state dict of tensors"),
-        ([torch.zeros(1)], "must be a PyTorch state dict of tensors"),
-        (os.system, "must be a PyTorch state dict of tensors, got"),  # unpickling code is refused
+        ({"model": [1, 2]}, "must be a PyTorch state dict of nothing but tensors"),
+        ([torch.zeros(1)], "must be a PyTorch state dict of nothing but tensors"),
+        (os.system, "must be a PyTorch state dict of nothing but tensors"),  # unpickling code is refused
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_name(bundle, tmp_path, content, message):

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from monai.transforms.utils import generate_spatial_bounding_box
 
+from ..errors import exits_on_mistake
 from ..io.case import Case
+from .files import match_images
 
 FOREGROUND = 0.05  # of the 99th percentile of a volume
 
@@ -46,3 +48,7 @@ def load_planes(
 def _crop_to(plane: torch.Tensor, threshold: float) -> torch.Tensor:
     start, stop = generate_spatial_bounding_box(plane, select_fn=lambda x: x > threshold, margin=8, allow_smaller=True)
     return plane[:, start[0] : stop[0], start[1] : stop[1]].clone()
+
+
+match_images_or_exit = exits_on_mistake(match_images)
+load_planes_or_exit = exits_on_mistake(load_planes)

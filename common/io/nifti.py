@@ -84,10 +84,8 @@ def read_nifti(
         raise ValueError(f"{path}: cannot be read to its end, got {error}; copy or export the file again") from error
     if stored.size == 0:
         raise ValueError(f"{path}: must hold at least one voxel, got shape {image.shape}; export the file again")
-    space = stored.reshape(_space(image.shape) + stored.shape[3:])
-    if index is not None:
-        space = space[..., index]
-    channels = np.moveaxis(space.reshape(*space.shape[:3], -1), -1, 0)
+    space = stored.reshape(*_space(image.shape), -1)
+    channels = np.moveaxis(space if index is None else space[..., [index]], -1, 0)
     with np.errstate(over="ignore"):  # what overflows is refused below
         values = channels.astype(np.float32)
     if dtype.itemsize > 2 and dtype != np.dtype(np.float32).newbyteorder(dtype.byteorder):
@@ -109,38 +107,73 @@ def read_nifti(
     return (-values if slope < 0 else values), case
 
 
-def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> int:
-    """Write a super-resolved ``(C, X, Y, Z)`` array in the stored type and header of ``case``, whole or not at all.
-
-    Integer types are rounded and clipped to their range, never wrapped. Both the sform and the qform of the source
-    are carried to the new grid, with their codes.
+def fit_to_stored_type(array: np.ndarray, case: Case) -> int:
+    """Round ``array`` (C, X, Y, Z) in place and clip it to what the stored type of ``case`` can hold; never wrap.
 
     Returns:
-        How many values had to be clipped.
+        How many values had to be clipped. Float types are left alone.
+    """
+    low, high = _limits(case)
+    if np.dtype(case.dtype).kind == "f":
+        return 0
+    clipped = 0
+    for place in np.ndindex(array.shape[:2]):  # a plane at a time: a volume is large enough once
+        rounded = np.rint(array[place])
+        clipped += int(np.count_nonzero((rounded < low) | (rounded > high)))
+        array[place] = np.clip(rounded, low, high)
+    return clipped
+
+
+def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> None:
+    """Write a super-resolved ``(C, X, Y, Z)`` array in the stored type and header of ``case``, whole or not at all.
+
+    Both the sform and the qform of the source are carried to the new grid, with their codes.
+
+    Args:
+        array: values that :func:`fit_to_stored_type` has fitted.
+        case: record of the source.
+        path: ``.nii`` or ``.nii.gz``.
 
     Raises:
         OSError: the file cannot be written; no part of it stays.
     """
     source = _open(case.source)
-    dtype = np.dtype(case.dtype)
-    values = -array if case.slope < 0 else array
-    values, clipped = to_stored_type(values, dtype)
-    header = source.header.copy()
+    stored = np.empty(array.shape, np.dtype(case.dtype))
+    for place in np.ndindex(array.shape[:2]):
+        stored[place] = -array[place] if case.slope < 0 else array[place]
     size, old = array.shape[1:], _space(case.shape)
-    space = np.moveaxis(values, 0, -1) if case.channels_last else values[0]
-    trailing = len(case.shape) - 3 if len(case.shape) > 3 and case.volume is None and not case.channels_last else 0
-    space = space.reshape(*space.shape, *[1] * trailing) if len(case.shape) >= 3 else space[:, :, 0]
-    image = source.__class__(space, None, header)
+    image = source.__class__(_shaped(stored, case), None, source.header.copy())
     forms = source.get_sform(coded=True), source.get_qform(coded=True)
-    image.header.set_zooms(_zooms(header, old, size, space.ndim))
+    image.header.set_zooms(_zooms(source.header, old, size, image.ndim))
     for (form, code), set_form in zip(forms, (image.set_sform, image.set_qform), strict=True):
         set_form(None if form is None else resized_affine(form, old, size), code=int(code))
-    if forms[0][0] is None and forms[1][0] is None:  # no orientation in the file: none is made up
-        image.set_sform(None, code=0)
     _drop_stale_slice_times(image.header, old, size)
-    image.set_data_dtype(dtype)
+    image.set_data_dtype(stored.dtype)
     image.header.set_slope_inter(case.slope, case.intercept)
-    path = Path(path)
+    _write_whole(image, Path(path))
+
+
+def _limits(case: Case) -> tuple[float, float]:
+    """Least and largest float32 that the stored type can hold, in the sign of the values that the reader gives."""
+    dtype = np.dtype(case.dtype)
+    if dtype.kind == "f":
+        return -np.inf, np.inf
+    info = np.iinfo(dtype)
+    low, high = np.float32(info.min), np.float32(info.max)
+    high = high if int(high) <= info.max else np.nextafter(high, np.float32(0))  # 2**31 - 1 itself is no float32
+    return (-float(high), -float(low)) if case.slope < 0 else (float(low), float(high))
+
+
+def _shaped(stored: np.ndarray, case: Case) -> np.ndarray:
+    """``(C, X, Y, Z)`` in the axes of the source's array."""
+    if case.volume is not None:
+        return stored[0]
+    if len(case.shape) == 2:
+        return stored[0, :, :, 0]
+    return np.moveaxis(stored, 0, -1).reshape(*stored.shape[1:], *case.shape[3:])
+
+
+def _write_whole(image: Any, path: Path) -> None:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,23 +182,8 @@ def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> 
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error}); make room, or choose another --output_dir") from error
     finally:
-        temporary.unlink(missing_ok=True)
-    return clipped
-
-
-def to_stored_type(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, int]:
-    """Round and clip to an integer type, or cast to a float type, and say how many values were clipped."""
-    if dtype.kind == "f":
-        return values.astype(dtype), 0
-    limits = np.iinfo(dtype)
-    top = float(limits.max)
-    top = top if top <= limits.max else np.nextafter(top, 0)  # 2**63 - 1 itself is no float
-    stored, clipped = np.empty(values.shape, dtype), 0
-    for place in np.ndindex(values.shape[:-2]):  # a plane at a time: a volume is large enough once
-        rounded = np.rint(values[place].astype(np.float64))
-        clipped += int(np.count_nonzero((rounded < limits.min) | (rounded > top)))
-        stored[place] = np.clip(rounded, limits.min, top)
-    return stored, clipped
+        if temporary.exists():
+            temporary.unlink()
 
 
 def _open(path: str | os.PathLike[str]) -> Any:  # nibabel's own types hide what its images can do

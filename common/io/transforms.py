@@ -19,7 +19,7 @@ from monai.transforms import LoadImaged, SaveImaged
 
 from ..errors import CaseWarning
 from .case import KEY, Case
-from .nifti import read_nifti, stem, write_nifti
+from .nifti import fit_to_stored_type, read_nifti, stem, write_nifti
 
 
 class CaseLoadImaged(LoadImaged):
@@ -65,7 +65,8 @@ class CaseLoadImaged(LoadImaged):
 class CaseSaveImaged(SaveImaged):
     """Save ``(C, X, Y, Z)`` as ``<stem>_<postfix>.nii.gz``, in the stored type and with the header of its source.
 
-    An image without a record (a host read it) is saved by MONAI's own writer as float32.
+    The image goes on as it was saved: rounded and clipped to the stored type. One without a record (a host read it) is
+    saved by MONAI's own writer as float32.
 
     Args:
         keys: images to save.
@@ -104,7 +105,12 @@ class CaseSaveImaged(SaveImaged):
                 raise ValueError(
                     f"{case.source}: its result would replace that of {self._sources[path]}; rename one of the two"
                 )
-            clipped = write_nifti(d[key].numpy(force=True), case, path)
+            if path.exists():
+                warnings.warn(f"an earlier {path.name} was replaced", CaseWarning, stacklevel=2)
+            values = d[key].as_tensor().numpy(force=True)
+            clipped = fit_to_stored_type(values, case)
+            write_nifti(values, case, path)
+            d[key] = MetaTensor(torch.from_numpy(values), meta=d[key].meta)  # what follows sees what was saved
             if clipped:
                 text = f"{clipped} values outside the range of {np.dtype(case.dtype).name} were clipped to it"
                 warnings.warn(text, CaseWarning, stacklevel=2)
@@ -119,7 +125,7 @@ def output_path(
     data_root_dir: str | os.PathLike[str] = "",
 ) -> Path:
     """Where the result of ``source`` goes: its folder below ``data_root_dir``, repeated below ``output_dir``."""
-    parent = Path(source).resolve().parent
-    root = Path(data_root_dir).resolve() if data_root_dir else parent
+    parent = Path(os.path.abspath(source)).parent  # links keep their own place
+    root = Path(os.path.abspath(data_root_dir)) if data_root_dir else parent
     below = parent.relative_to(root) if parent.is_relative_to(root) else Path()
     return Path(output_dir) / below / f"{stem(source)}_{output_postfix}.nii.gz"

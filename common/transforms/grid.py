@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from ..consistency import residual
+from ..errors import CaseWarning
 from ..geometry import resized_affine, slice_axis_of
 
 RESIDUAL = "consistency_residual"
@@ -46,24 +48,37 @@ class PlaceOnSuperResolvedGridd(MapTransform):
 class CheckConsistencyd(MapTransform):
     """Note in the meta data of an SR image how far its simulated LR image is from the real one.
 
-    The root mean square of the difference over all voxels, as a fraction of the LR image's range (0 for a constant
-    image that comes back as it was). Both images must be in the same unit.
+    The root mean square of the difference over all voxels, as a fraction of the LR image's range (of
+    its value where it is constant). Both images must be in the same unit; after saving, it is that of the saved file.
+
+    Args:
+        keys: SR images.
+        ref_key: the LR image that they were made from.
+        bound: warn where a plane exceeds this fraction; None for never.
     """
 
-    def __init__(self, keys: KeysCollection, ref_key: str = "image") -> None:
+    def __init__(self, keys: KeysCollection, ref_key: str = "image", bound: float | None = None) -> None:
         super().__init__(keys)
-        self.ref_key = ref_key
+        self.ref_key, self.bound = ref_key, bound
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         low = d[self.ref_key]
-        axis = slice_axis_of(low) + 1
-        plain = low.as_tensor()
-        span = float(plain.max() - plain.min()) or 1.0
+        axis, plain = slice_axis_of(low) + 1, low.as_tensor()
+        span = float(plain.max() - plain.min()) or float(plain.abs().max()) or 1.0
         for key in self.key_iterator(d):
             planes = zip(
                 d[key].as_tensor().unbind(axis), plain.unbind(axis), strict=True
             )  # one at a time: small memory
-            squares = sum(float(residual(sr, lr.to(sr.device)).square().sum(dtype=torch.float64)) for sr, lr in planes)
-            d[key].meta[RESIDUAL] = (squares / plain.numel()) ** 0.5 / span
+            errors = [_mean_square(sr, lr.to(sr.device)) ** 0.5 / span for sr, lr in planes]
+            d[key].meta[RESIDUAL] = (sum(error**2 for error in errors) / len(errors)) ** 0.5
+            if self.bound is not None and max(errors) > self.bound:
+                text = (
+                    f"a plane of the saved image has a consistency residual of {max(errors):.2g}, above {self.bound:g}"
+                )
+                warnings.warn(text, CaseWarning, stacklevel=2)
         return d
+
+
+def _mean_square(sr: torch.Tensor, lr: torch.Tensor) -> float:
+    return float(residual(sr.float(), lr.float()).square().mean(dtype=torch.float64))
