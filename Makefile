@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo test lint clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,9 +19,6 @@ demo: $(READY) ## Super-resolve the brain volume that nibabel ships, and draw wh
 	$(BIN)/python -m common demo --output_dir demo_output
 
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest -m "not slow"
-
-test-all: $(READY) ## Run the tests, those too that start processes of their own
 	$(BIN)/python -m pytest
 
 lint: $(READY) ## Check style and types
