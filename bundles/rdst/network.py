@@ -32,15 +32,15 @@ class DenseSwinBlock(nn.Module):
         """Tokens ``(B, H · W, C)`` in window order; indices and mask of ``get_shift_layout``."""
         b, length, dim = tokens.shape
         places = mask.shape[1]
-        x = tokens.reshape(-1, places, dim)
+        x = tokens
         shifted = False
-        for layer in self.layers:
-            x = layer(x, mask if shifted else None)
-            index = to_regular if shifted else to_shifted
-            shifted = not shifted
-            x = x.view(b, length, dim).index_select(1, index).view(-1, places, dim)
-        # The squeeze works token by token, so it runs before the last gather undoes the shift: fewer channels move.
-        new = self.bottleneck(x).view(b, length, -1)
+        for number, layer in enumerate(self.layers):
+            if shifted != (number % 2 == 1):
+                x = x.index_select(1, to_regular if shifted else to_shifted)
+                shifted = not shifted
+            x = layer(x.reshape(-1, places, dim), mask if shifted else None).view(b, length, dim)
+        # The squeeze works token by token, so it runs before the shift is undone: fewer channels move.
+        new = self.bottleneck(x)
         if shifted:
             new = new.index_select(1, to_regular)
         return torch.cat([tokens, new], dim=2)
