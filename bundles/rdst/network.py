@@ -137,9 +137,15 @@ class RDST(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
         self.upsampler = subpixel_upsampler(dim, in_channels, scale)
-        # Convolutions and linear layers keep PyTorch's Kaiming-uniform, as section 5.3.3 says. (The paper's code starts
-        # linear layers from a truncated normal of 0.02: with widths this small, the Swin layers then take thousands of
-        # steps to matter.)
+        self.apply(self._initialise)
+
+    @staticmethod
+    def _initialise(module: nn.Module) -> None:
+        # Convolutions keep PyTorch's Kaiming-uniform (section 5.3.3).
+        # not in the paper: linear layers start as in Swin, from a truncated normal of 0.02, biases at zero
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Super-resolve ``(B, C, H, W)``. Sizes that are no multiple of the window are padded and cropped again."""
