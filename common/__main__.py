@@ -6,16 +6,20 @@ from collections.abc import Callable
 
 import fire
 
+from .data.layouts import datalist
 from .demo import demo
 from .errors import exits_on_mistake
 from .info import info
 from .picture import draw_case
+from .profile import profile
 from .weights import store_weights
 
 COMMANDS: dict[str, Callable[..., object]] = {
     "info": info,
     "demo": demo,
     "picture": draw_case,
+    "datalist": datalist,
+    "profile": profile,
     "store-weights": store_weights,
 }
 

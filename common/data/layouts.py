@@ -1,0 +1,183 @@
+"""Patient-wise datalists from the folders in which public data sets come, and from any folder.
+
+Zhu, dissertation, section 5.3.1: data sets, crops and the number of patients in each split. Its validation patients are
+among the test patients; here they are taken from the training patients, and no patient is in two splits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..io.nifti import SUFFIXES, stem
+
+SPLITS = ("training", "validation", "test")  # MONAI's names
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a data set keeps its images, and how the paper uses them.
+
+    Attributes:
+        find: root to items with ``patient``, ``image`` (a path, or one for each modality) and perhaps ``label``.
+        sizes: patients for training (those for validation among them), validation and test; None: see :func:`datalist`.
+        crop: rows and columns that the paper cuts from the centre of a plane, or None.
+        classes: of the labels, from label 1.
+    """
+
+    find: Callable[[Path], Iterator[Item]]
+    sizes: tuple[int, int, int] | None
+    crop: tuple[int, int] | None
+    classes: tuple[str, ...]
+
+
+def _oasis(root: Path) -> Iterator[Item]:
+    """``OAS1_xxxx_MRn/PROCESSED/MPRAGE/T88_111/*masked_gfc.img``, labels in ``FSL_SEG``; sessions are one patient's."""
+    for session in sorted(root.rglob("OAS1_[0-9][0-9][0-9][0-9]_MR[0-9]")):
+        image = _one(session, "PROCESSED/MPRAGE/T88_111/*masked_gfc.img")
+        yield {
+            "patient": session.name[:9],
+            "image": image,
+            "label": _one(session, "FSL_SEG/*masked_gfc_fseg.img"),
+        }
+
+
+def _brats(root: Path) -> Iterator[Item]:
+    """``HGG|LGG/<patient>/<patient>_{t1ce,t1,t2,flair,seg}.nii.gz``; the modalities in that order."""
+    for folder in sorted(p for grade in ("HGG", "LGG") for p in root.glob(f"{grade}/*") if p.is_dir()):
+        images = [_one(folder, f"{folder.name}_{modality}.nii*") for modality in ("t1ce", "t1", "t2", "flair")]
+        label = _one(folder, f"{folder.name}_seg.nii*")
+        yield {"patient": f"{folder.parent.name}_{folder.name}", "image": images, "label": label}
+
+
+def _acdc(root: Path) -> Iterator[Item]:
+    """``patientNNN/patientNNN_frameNN.nii.gz`` that have a label ``…_gt.nii.gz``, wherever the folder lies."""
+    for folder in sorted(p for p in root.rglob("patient[0-9]*") if p.is_dir()):
+        frames = sorted(p for p in folder.glob(f"{folder.name}_frame*.nii*") if not stem(p).endswith("_gt"))
+        if not frames:
+            raise ValueError(f"{folder}: holds no {folder.name}_frame*.nii.gz; download the patient again")
+        for frame in frames:
+            yield {"patient": folder.name, "image": frame, "label": _one(folder, f"{stem(frame)}_gt.nii*")}
+
+
+def _covid(root: Path) -> Iterator[Item]:
+    """``<patient>.nii.gz`` with its label at ``mask/<patient>.nii.gz``."""
+    for image in sorted(p for p in root.glob("*.nii*") if p.is_file()):
+        yield {"patient": stem(image), "image": image, "label": _one(root, f"mask/{stem(image)}.nii*")}
+
+
+def _folder(root: Path) -> Iterator[Item]:
+    """Every NIfTI file; the patient is the first folder below the root, else ``sub-…`` in the name, else the name."""
+    for image in sorted(p for p in root.rglob("*") if p.name.lower().endswith(SUFFIXES) and p.is_file()):
+        parts = image.relative_to(root).parts
+        named = re.match(r"sub-[A-Za-z0-9]+", parts[0])
+        patient = named.group() if named else parts[0] if len(parts) > 1 else stem(image)
+        yield {"patient": patient, "image": image}
+
+
+def _one(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise ValueError(f"{folder}: must hold one {pattern}, got {len(found)}; complete the patient, or move it away")
+    return found[0]
+
+
+LAYOUTS = {
+    "oasis": Layout(_oasis, (30, 3, 9), (160, 128), ("cerebrospinal fluid", "grey matter", "white matter")),
+    "brats": Layout(_brats, (120, 10, 30), (192, 192), ("necrosis", "oedema", "enhancing tumour")),
+    "acdc": Layout(_acdc, (80, 8, 20), (128, 128), ("right ventricle", "myocardium", "left ventricle")),
+    "covid": Layout(_covid, (16, 2, 4), (512, 512), ("left lung", "right lung", "infection")),
+    "folder": Layout(_folder, None, None, ()),
+}
+
+
+def datalist(
+    layout: str,
+    root: str,
+    out: str = "datalist.json",
+    train: int | None = None,
+    val: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+) -> str:
+    """Write MONAI's datalist of a data set, patients drawn by ``seed``; no patient is in two splits.
+
+    Args:
+        layout: oasis, brats, acdc, covid or folder.
+        root: of the data set; the paths in the datalist are relative to it.
+        out: JSON file to write.
+        train: patients for training and validation together. By default as in the paper; for a folder, all others.
+        val: how many of these are for validation. For a folder a tenth, at least 1.
+        test: patients for testing. For a folder a fifth, at least 1.
+        seed: of the draw.
+
+    Raises:
+        ValueError: no such layout or folder, too few patients, an empty split, or a file of a patient is missing.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: must be one of {', '.join(LAYOUTS)}, got {layout}")
+    if not Path(root).is_dir():
+        raise ValueError(f"{root}: there is no such folder; check --root")
+    scheme = LAYOUTS[layout]
+    items = [_relative(item, Path(root)) for item in scheme.find(Path(root))]
+    patients = sorted({item["patient"] for item in items})
+    counts = _sizes(root, len(patients), scheme.sizes, (train, val, test))
+    random.Random(seed).shuffle(patients)
+    train_count, val_count, test_count = counts
+    drawn = {
+        "test": patients[:test_count],
+        "validation": patients[test_count : test_count + val_count],
+        "training": patients[test_count + val_count : test_count + train_count],
+    }
+    content: dict[str, Any] = {"name": layout, "seed": seed, "crop": scheme.crop, "classes": scheme.classes}
+    for split in SPLITS:
+        content[split] = [item for item in items if item["patient"] in drawn[split]]
+    check_datalist(content, out)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    Path(out).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    split_sizes = ", ".join(f"{len(drawn[split])} {split}" for split in SPLITS)
+    return f"{out}: {split_sizes} patients of {len(patients)}; paths are relative to {root}"
+
+
+def check_datalist(content: dict[str, Any], name: str) -> None:
+    """Raise ``ValueError`` where a split is missing or empty, or a patient is in two."""
+    seen: dict[str, str] = {}
+    for split in SPLITS:
+        if not content.get(split):
+            raise ValueError(f"{name}: the split '{split}' must not be empty; add patients to it")
+        for item in content[split]:
+            other = seen.setdefault(item["patient"], split)
+            if other != split:
+                raise ValueError(f"{name}: {item['patient']} is in '{other}' and in '{split}'; keep it in one of them")
+
+
+def _sizes(
+    root: str, found: int, paper: tuple[int, int, int] | None, asked: tuple[int | None, int | None, int | None]
+) -> tuple[int, int, int]:
+    if paper is None:
+        test = max(1, found // 5)
+        paper = found - (asked[2] or test), max(1, found // 10), test
+    train, val, test = (mine if mine is not None else theirs for mine, theirs in zip(asked, paper, strict=True))
+    if not (test >= 1 and 1 <= val < train):
+        raise ValueError(f"{root}: every split needs a patient, got --train {train} --val {val} --test {test}")
+    if train + test > found:
+        raise ValueError(
+            f"{root}: {train} + {test} patients are asked for, {found} were found; pass --train and --test"
+        )
+    return train, val, test
+
+
+def _relative(item: Item, root: Path) -> Item:
+    def below(value: Any) -> Any:
+        if isinstance(value, list):
+            return [below(v) for v in value]
+        return os.path.relpath(value, root).replace(os.sep, "/") if isinstance(value, Path) else value
+
+    return {key: below(value) for key, value in item.items()}
