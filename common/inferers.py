@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SimpleInferer
 
 from .consistency import back_project, residual
 from .errors import CaseWarning
@@ -67,8 +67,7 @@ class PlaneInferer(Inferer):
             raise ValueError(f"tile: must be at least {2 * overlap}, twice the overlap, got {tile}; enlarge it")
         if consistency_bound is not None and not consistency_bound > 0:
             raise ValueError(f"consistency_bound: must be above 0, got {consistency_bound}; 0.001 is a good start")
-        if amp_dtype not in (None, "bfloat16"):
-            raise ValueError(f"amp_dtype: must be null or bfloat16, got {amp_dtype}; float16 overflows in Swin layers")
+        _check_amp_dtype(amp_dtype)
         self.scale, self.batch_size, self.memory_mb = scale, batch_size, memory_mb
         self.tile, self.overlap, self.self_ensemble = tile, overlap, self_ensemble
         self.consistency_bound, self.amp_dtype = consistency_bound, amp_dtype
@@ -159,6 +158,28 @@ class PlaneInferer(Inferer):
             return whole_or_tiled(low)
         results = (undo(whole_or_tiled(turn(low))) for turn, undo in dihedral_group())
         return reduce(torch.add, results) / 8
+
+
+class AutocastInferer(SimpleInferer):
+    """``network(inputs)`` under mixed precision, float32 out; serves any device, where MONAI's ``amp`` serves CUDA.
+
+    Args:
+        amp_dtype: ``"bfloat16"`` for mixed precision; None for float32. float16 overflows in Swin layers.
+    """
+
+    def __init__(self, amp_dtype: str | None = None) -> None:
+        super().__init__()
+        _check_amp_dtype(amp_dtype)
+        self.enabled = amp_dtype is not None
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
+            return network(inputs, *args, **kwargs).float()
+
+
+def _check_amp_dtype(amp_dtype: str | None) -> None:
+    if amp_dtype not in (None, "bfloat16"):
+        raise ValueError(f"amp_dtype: must be null or bfloat16, got {amp_dtype}; float16 overflows in Swin layers")
 
 
 def dihedral_group() -> Iterator[tuple[Network, Network]]:

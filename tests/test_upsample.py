@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.blocks.upsample import Bicubic, subpixel_upsampler
+from common.blocks.upsample import Bicubic, start_as_interpolation, subpixel_upsampler
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
@@ -19,6 +19,21 @@ def test_the_upsampler_magnifies_and_scripts(scale):
 def test_other_scales_are_refused(scale):
     with pytest.raises(ValueError, match=f"3 or a power of two, got {scale}"):
         subpixel_upsampler(6, 1, scale)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_a_network_starts_as_linear_interpolation(scale):
+    head, body_end = torch.nn.Conv2d(2, 8, 3, padding=1), torch.nn.Conv2d(8, 8, 3, padding=1)
+    upsampler = subpixel_upsampler(8, 2, scale)
+    start_as_interpolation(head, body_end, upsampler, quiet=0.0)
+    low = torch.stack([torch.arange(9.0).expand(9, 9), torch.arange(9.0).expand(9, 9).T])[None]
+    with torch.no_grad():
+        features = head(low)
+        out = upsampler(features + body_end(features))
+    places = (torch.arange(9.0 * scale) + 0.5) / scale - 0.5
+    expected = torch.stack([places.expand(9 * scale, -1), places.expand(9 * scale, -1).T])[None]
+    inside = slice(3 * scale, -3 * scale)
+    torch.testing.assert_close(out[..., inside, inside], expected[..., inside, inside])
 
 
 def test_the_baseline_is_pillows_bicubic():

@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 
 from common.blocks.swin import SwinLayer, get_shift_layout, pad_to_multiple, window_merge, window_partition
-from common.blocks.upsample import subpixel_upsampler
+from common.blocks.upsample import start_as_interpolation, subpixel_upsampler
 
 
 class DenseSwinBlock(nn.Module):
@@ -137,15 +137,9 @@ class RDST(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
         self.upsampler = subpixel_upsampler(dim, in_channels, scale)
-        self.apply(self._initialise)
-
-    @staticmethod
-    def _initialise(module: nn.Module) -> None:
-        # Convolutions keep PyTorch's Kaiming-uniform (section 5.3.3).
-        # not in the paper: linear layers start as in Swin, from a truncated normal of 0.02, biases at zero
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
+        # Convolutions and linear layers keep PyTorch's Kaiming-uniform (section 5.3.3).
+        # not in the paper: the network starts as linear interpolation
+        start_as_interpolation(self.head, self.conv, self.upsampler)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Super-resolve ``(B, C, H, W)``. Sizes that are no multiple of the window are padded and cropped again."""
