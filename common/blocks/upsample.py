@@ -28,9 +28,7 @@ def subpixel_upsampler(channels: int, out_channels: int, scale: int) -> nn.Seque
     return nn.Sequential(*stages, nn.Conv2d(channels, out_channels, 3, padding=1))
 
 
-def start_as_interpolation(
-    head: nn.Conv2d, body_end: nn.Conv2d, upsampler: nn.Sequential, quiet: float = 0.1
-) -> None:
+def start_as_interpolation(head: nn.Conv2d, body_end: nn.Conv2d, upsampler: nn.Sequential, quiet: float = 0.1) -> None:
     """Initialise a residual network so that it starts close to linear interpolation, from where it learns faster.
 
     Channel c of the image travels in feature c: past the body, through linear interpolation in every stage of the
@@ -47,10 +45,13 @@ def start_as_interpolation(
         _pass_on(head, channels, 1)
         body_end.weight[:channels] *= quiet
         body_end.bias[:channels] = 0  # type: ignore[index]
-        for stage in list(upsampler)[:-1]:
+        *stages, last = upsampler
+        for stage in stages:
+            assert isinstance(stage, SubpixelUpsample) and isinstance(stage.conv_block, nn.Conv2d)
             _pass_on(stage.conv_block, channels, stage.scale_factor)
-        upsampler[-1].weight *= quiet
-        _pass_on(upsampler[-1], channels, 1, kept=True)
+        assert isinstance(last, nn.Conv2d)
+        last.weight *= quiet
+        _pass_on(last, channels, 1, kept=True)
 
 
 def _pass_on(conv: nn.Conv2d, channels: int, factor: int, kept: bool = False) -> None:
@@ -66,18 +67,19 @@ def _pass_on(conv: nn.Conv2d, channels: int, factor: int, kept: bool = False) ->
 
 
 class Bicubic(nn.Module):
-    """The baseline of every table: bicubic magnification (a = -0.5), edges shared; nothing to train.
+    """The baseline of every table: bicubic magnification, edges shared; nothing to train.
 
     Args:
         scale: magnification.
+        antialias: a = -0.5, as Pillow and MATLAB have it; without, a = -0.75, as OpenCV.
     """
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int, antialias: bool = True) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.antialias = scale, antialias
         self.size_multiple = 1
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W)`` to ``(B, C, scale · H, scale · W)``."""
         size = [image.shape[2] * self.scale, image.shape[3] * self.scale]
-        return F.interpolate(image, size=size, mode="bicubic", antialias=True)
+        return F.interpolate(image, size=size, mode="bicubic", antialias=self.antialias)

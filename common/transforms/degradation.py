@@ -1,13 +1,15 @@
-"""Degradation ``clean``: antialiased, centre-aligned bicubic downsampling, with optional blur and noise.
+"""From HR to LR: ``clean`` (antialiased, centre-aligned bicubic), and the recipes of the papers.
 
-Zhu, dissertation, equation 5.15: blur, downsample, add noise. Its code samples the cubic without antialiasing; here the
-kernel is widened by the scale, as in Pillow and MATLAB, and PyTorch computes it. Written from the paper.
+Zhu, dissertation, equation 5.15: blur, downsample, add noise. Its code samples the cubic without antialiasing, and
+that of chapter 4 blurs the LR image afterwards (section 4.3.1). In ``clean`` the kernel is widened by the scale, as in
+Pillow and MATLAB. PyTorch computes all of it. Written from the paper.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +22,8 @@ from monai.transforms import MapTransform, RandomizableTransform
 from ..geometry import sr_affine
 
 
-def resample(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Resize the last ``len(size)`` axes by a bicubic kernel (a = -0.5) that is antialiased where it shrinks.
+def resample(image: torch.Tensor, size: Sequence[int], antialias: bool = True) -> torch.Tensor:
+    """Resize the last ``len(size)`` axes by a bicubic kernel.
 
     Edges are shared: the field of view stays, and each axis uses its own true ratio of sizes. Differentiable; an axis
     that keeps its size is left untouched.
@@ -29,12 +31,14 @@ def resample(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     Args:
         image: any number of leading axes, float.
         size: new sizes of the last axes.
+        antialias: a = -0.5, the kernel widened where it shrinks (Pillow, MATLAB). Without: a = -0.75, four samples
+            whatever the scale (OpenCV).
     """
     for axis, new in zip(range(image.ndim - len(size), image.ndim), size, strict=True):
         if image.shape[axis] != new:
             lines = image.movedim(axis, -1)
             rows = lines.reshape(1, 1, -1, lines.shape[-1])
-            rows = F.interpolate(rows, size=(rows.shape[2], new), mode="bicubic", antialias=True)
+            rows = F.interpolate(rows, size=(rows.shape[2], new), mode="bicubic", antialias=antialias)
             image = rows.reshape(*lines.shape[:-1], new).movedim(-1, axis)
     return image
 
@@ -44,29 +48,56 @@ def lr_size(size: Sequence[int], factors: Sequence[float]) -> tuple[int, ...]:
     return tuple(max(1, math.floor(n / s + 0.5)) for n, s in zip(size, factors, strict=True))
 
 
-def simulate_low_resolution(
-    image: torch.Tensor, factors: Sequence[float], blur_sigma: float = 0.0, noise: torch.Tensor | None = None
-) -> torch.Tensor:
-    """HR to LR: Gaussian blur (``blur_sigma`` in HR pixels), antialiased bicubic, then ``noise`` is added.
+@dataclass(frozen=True)
+class Degradation:
+    """How an LR image follows from its HR image; the defaults are ``clean``. One object serves training and evaluation.
 
-    Args:
-        image: HR, leading axes and then one axis for each of ``factors``: ``(B, C, H, W)`` with two factors.
-        factors: HR pixels per LR pixel, each ≥ 1; axes of factor 1 are neither blurred nor resized.
-        blur_sigma: standard deviation of the blur in HR pixels, 0 for none.
-        noise: what is added, of the shape of the LR image.
+    Attributes:
+        blur_sigma: standard deviation of a Gaussian blur before downsampling, in HR pixels; 0 for none.
+        noise_std: standard deviation of Gaussian noise on the LR image, in the unit of the image.
+        antialias: see :func:`resample`.
+        lr_blur: blur the LR image by the 3 × 3 Gaussian (1, 2, 1) / 4, as chapter 4 does.
 
     Raises:
-        ValueError: a factor is below 1, or ``blur_sigma`` below 0.
+        ValueError: ``blur_sigma`` or ``noise_std`` is below 0.
     """
-    if min(factors) < 1 or blur_sigma < 0:
-        raise ValueError(f"factors, blur_sigma: must be >= 1 and >= 0, got {list(factors)} and {blur_sigma}")
+
+    blur_sigma: float = 0.0
+    noise_std: float = 0.0
+    antialias: bool = True
+    lr_blur: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("blur_sigma", "noise_std"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must be >= 0, got {getattr(self, name)}")
+
+    def __call__(self, image: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
+        """HR to LR, without the noise.
+
+        Args:
+            image: HR, leading axes and then one axis for each of ``factors``: ``(B, C, H, W)`` with two factors.
+            factors: HR pixels per LR pixel, each ≥ 1; axes of factor 1 are neither blurred nor resized.
+
+        Raises:
+            ValueError: a factor is below 1.
+        """
+        if min(factors) < 1:
+            raise ValueError(f"factors: must be >= 1, got {list(factors)}")
+        if self.blur_sigma > 0:
+            image = _filter(image, gaussian_1d(torch.tensor(self.blur_sigma), normalize=True), factors, "replicate")
+        low = resample(image, lr_size(image.shape[-len(factors) :], factors), self.antialias)
+        return _filter(low, torch.tensor([0.25, 0.5, 0.25]), factors, "replicate") if self.lr_blur else low
+
+
+CLEAN = Degradation()
+
+
+def _filter(image: torch.Tensor, kernel: torch.Tensor, factors: Sequence[float], mode: str) -> torch.Tensor:
+    """Convolve the axes whose factor exceeds 1."""
     size = image.shape[-len(factors) :]
-    if blur_sigma > 0:
-        kernel, none = gaussian_1d(torch.tensor(blur_sigma), normalize=True).to(image), torch.ones(1).to(image)
-        kernels = [kernel if factor > 1 else none for factor in factors]
-        image = separable_filtering(image.reshape(-1, 1, *size), kernels, mode="replicate").reshape(image.shape)
-    low = resample(image, lr_size(size, factors))
-    return low if noise is None else low + noise
+    kernels = [kernel.to(image) if factor > 1 else torch.ones(1).to(image) for factor in factors]
+    return separable_filtering(image.reshape(-1, 1, *size), kernels, mode=mode).reshape(image.shape)
 
 
 class SimulateLowResolutiond(MapTransform, RandomizableTransform):
@@ -75,16 +106,13 @@ class SimulateLowResolutiond(MapTransform, RandomizableTransform):
     Args:
         keys: images to degrade.
         factors: HR pixels per LR pixel, one for each spatial axis.
-        blur_sigma: Gaussian blur in HR pixels before downsampling.
-        noise_std: standard deviation of Gaussian noise, in the unit of the image; drawn from the transform's seed.
+        degradation: its noise is drawn from the transform's seed.
     """
 
-    def __init__(
-        self, keys: KeysCollection, factors: Sequence[float], blur_sigma: float = 0.0, noise_std: float = 0.0
-    ) -> None:
+    def __init__(self, keys: KeysCollection, factors: Sequence[float], degradation: Degradation = CLEAN) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self)
-        self.factors, self.blur_sigma, self.noise_std = tuple(factors), blur_sigma, noise_std
+        self.factors, self.degradation = tuple(factors), degradation
         self._seed = 0
 
     def randomize(self, data: Any = None) -> None:
@@ -95,13 +123,10 @@ class SimulateLowResolutiond(MapTransform, RandomizableTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             high = d[key]
-            noise = None
-            if self.noise_std > 0:
-                shape = (*high.shape[: -len(self.factors)], *lr_size(high.shape[-len(self.factors) :], self.factors))
+            low = self.degradation(high.as_tensor() if isinstance(high, MetaTensor) else high, self.factors)
+            if self.degradation.noise_std > 0:
                 draw = torch.Generator().manual_seed(self._seed)
-                noise = (torch.randn(shape, generator=draw) * self.noise_std).to(high.device)
-            plain = high.as_tensor() if isinstance(high, MetaTensor) else high
-            low = simulate_low_resolution(plain, self.factors, self.blur_sigma, noise)
+                low = low + (torch.randn(low.shape, generator=draw) * self.degradation.noise_std).to(low)
             if isinstance(high, MetaTensor):
                 low = MetaTensor(low, meta=dict(high.meta))
                 low.affine = _moved_affine(high.affine, high.shape[1:], low.shape[1:])
@@ -120,12 +145,11 @@ class DegradeBatch:
     Args:
         scale: HR pixels per LR pixel.
         key: where a batch holds its HR planes ``(B, C, H, W)``; what does not fill an LR pixel is cut off.
-        blur_sigma: see :func:`simulate_low_resolution`.
-        noise_std: standard deviation of the noise, in the unit of the image.
+        degradation: how LR follows from HR; its noise comes from PyTorch's generator of the device.
     """
 
-    def __init__(self, scale: int, key: str = "label", blur_sigma: float = 0.0, noise_std: float = 0.0) -> None:
-        self.scale, self.key, self.blur_sigma, self.noise_std = scale, key, blur_sigma, noise_std
+    def __init__(self, scale: int, key: str = "label", degradation: Degradation = CLEAN) -> None:
+        self.scale, self.key, self.degradation = scale, key, degradation
 
     def __call__(
         self, batchdata: Mapping[str, torch.Tensor], device: str | torch.device, non_blocking: bool, **kwargs: Any
@@ -136,7 +160,7 @@ class DegradeBatch:
         height, width = (n - n % self.scale for n in high.shape[2:])
         high = high[:, :, :height, :width]
         with torch.no_grad():
-            low = simulate_low_resolution(high, (self.scale, self.scale), self.blur_sigma)
-            if self.noise_std > 0:
-                low = low + torch.randn_like(low) * self.noise_std
+            low = self.degradation(high, (self.scale, self.scale))
+            if self.degradation.noise_std > 0:
+                low = low + torch.randn_like(low) * self.degradation.noise_std
         return low, high
