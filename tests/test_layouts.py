@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from monai.data import load_decathlon_datalist
 
-from common.data.layouts import LAYOUTS, SPLITS, check_datalist, datalist
+from common.data.items import SPLITS, check_splits
+from common.data.layouts import LAYOUTS, datalist
 
 
 def touch(root: Path, *names: str) -> None:
@@ -136,8 +137,9 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_patient_in_two_splits_is_named():
-    content = {"training": [{"patient": "a"}], "validation": [{"patient": "b"}], "test": [{"patient": "a"}]}
+    splits = {"training": "a", "validation": "b", "test": "a"}
+    content = {split: [{"patient": name, "image": f"{name}.nii.gz"}] for split, name in splits.items()}
     with pytest.raises(ValueError, match=r"d\.json: a is in 'training' and in 'test'"):
-        check_datalist(content, "d.json")
+        check_splits(content, "d.json")
     with pytest.raises(ValueError, match="split 'test' must not be empty"):
-        check_datalist({**content, "test": []}, "d.json")
+        check_splits({**content, "test": []}, "d.json")

@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io.nifti import SUFFIXES, stem
-
-SPLITS = ("training", "validation", "test")  # MONAI's names
-Item = dict[str, Any]
+from .items import SPLITS, Item, check_splits
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Layout:
     Attributes:
         find: root to items with ``patient``, ``image`` (a path, or one for each modality) and perhaps ``label``.
         sizes: patients for training (those for validation among them), validation and test; None: see :func:`datalist`.
-        crop: rows and columns that the paper cuts from the centre of a plane, or None.
+        crop: what the paper cuts from the centre of a plane, along the two axes as they are stored, or None.
         classes: of the labels, from label 1.
     """
 
@@ -90,7 +88,7 @@ def _one(folder: Path, pattern: str) -> Path:
 
 
 LAYOUTS = {
-    "oasis": Layout(_oasis, (30, 3, 9), (160, 128), ("cerebrospinal fluid", "grey matter", "white matter")),
+    "oasis": Layout(_oasis, (30, 3, 9), (128, 160), ("cerebrospinal fluid", "grey matter", "white matter")),
     "brats": Layout(_brats, (120, 10, 30), (192, 192), ("necrosis", "oedema", "enhancing tumour")),
     "acdc": Layout(_acdc, (80, 8, 20), (128, 128), ("right ventricle", "myocardium", "left ventricle")),
     "covid": Layout(_covid, (16, 2, 4), (512, 512), ("left lung", "right lung", "infection")),
@@ -139,23 +137,11 @@ def datalist(
     content: dict[str, Any] = {"name": layout, "seed": seed, "crop": scheme.crop, "classes": scheme.classes}
     for split in SPLITS:
         content[split] = [item for item in items if item["patient"] in drawn[split]]
-    check_datalist(content, out)
+    check_splits(content, out)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     split_sizes = ", ".join(f"{len(drawn[split])} {split}" for split in SPLITS)
     return f"{out}: {split_sizes} patients of {len(patients)}; paths are relative to {root}"
-
-
-def check_datalist(content: dict[str, Any], name: str) -> None:
-    """Raise ``ValueError`` where a split is missing or empty, or a patient is in two."""
-    seen: dict[str, str] = {}
-    for split in SPLITS:
-        if not content.get(split):
-            raise ValueError(f"{name}: the split '{split}' must not be empty; add patients to it")
-        for item in content[split]:
-            other = seen.setdefault(item["patient"], split)
-            if other != split:
-                raise ValueError(f"{name}: {item['patient']} is in '{other}' and in '{split}'; keep it in one of them")
 
 
 def _sizes(

@@ -2,53 +2,111 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from monai.transforms import CenterSpatialCrop
 from monai.transforms.utils import generate_spatial_bounding_box
 
 from ..errors import exits_on_mistake
 from ..io.case import Case
-from .files import match_images
+from ..io.transforms import CaseLoadImaged
+from .items import SPLITS, Item, read_splits
 
 FOREGROUND = 0.05  # of the 99th percentile of a volume
 
 
 def load_planes(
-    images: Sequence[str], preprocessing: Callable, key: str = "image", min_foreground: float = 0.1, every: int = 1
-) -> list[dict[str, torch.Tensor]]:
-    """Planes ``(C, H, W)`` of all volumes, under the key ``label``, cropped to their foreground.
+    items: Sequence[Item],
+    preprocessing: Callable,
+    key: str = "image",
+    min_foreground: float = 0.1,
+    every: int = 1,
+    crop: Sequence[int] | None = None,
+    min_size: int | Sequence[int] = 1,
+) -> list[dict[str, Any]]:
+    """Planes ``(C, H, W)`` of all volumes, under the key ``label``, each with its ``name``.
 
     Args:
-        images: paths.
+        items: of :func:`common.data.items.read_splits`.
         preprocessing: the transforms of the bundle: from a path to a normalised image with its record.
         key: under which ``preprocessing`` takes the path.
-        min_foreground: planes with a smaller part of foreground (voxels over 5 % of the volume's 99th percentile)
-            are left out: there is nothing to learn in air.
+        min_foreground: planes with a smaller part of foreground (see :func:`foreground_threshold`) are left out: there
+            is nothing to learn in air.
         every: keep one plane in so many.
+        crop: size to cut from the centre of each plane; None for the ``crop`` of the item, and where it has none, a
+            box around the foreground with 8 pixels of margin.
+        min_size: height and width (or both as one) that the box around the foreground grows to where the image
+            allows, so that a patch fits.
 
     Raises:
         ValueError: no plane is left.
     """
-    planes: list[dict[str, torch.Tensor]] = []
-    for path in images:
-        image = preprocessing({key: path})[key]
-        case = Case.from_meta(image.meta)
-        assert case is not None, "training images are read by CaseLoadImaged"
-        volume = image.as_tensor().movedim(case.slice_axis + 1, 0)
-        sample = volume.flatten()[:: max(1, volume.numel() // 1_000_000)]
-        threshold = FOREGROUND * float(torch.quantile(sample, 0.99))
-        chosen = [plane for plane in volume if (plane > threshold).float().mean() >= min_foreground]
-        planes += [{"label": _crop_to(plane, threshold)} for plane in chosen[::every]]
+    planes: list[dict[str, Any]] = []
+    least = [min_size] * 2 if isinstance(min_size, int) else list(min_size)
+    for item in items:
+        image = preprocessing({key: item["image"]})[key]
+        volume, threshold = unstack(image), foreground_threshold(image.as_tensor())
+        size = crop or item.get("crop")
+        cut = CenterSpatialCrop(size) if size else None
+        chosen = [n for n, plane in enumerate(volume) if is_filled(plane, threshold, min_foreground)][::every]
+        for number in chosen:
+            plane = cut(volume[number]) if cut else _around_foreground(volume[number], threshold, least)
+            name = f"{image.meta['filename_or_obj']}, plane {number}"
+            planes.append({"label": torch.as_tensor(plane).clone(), "name": name})
     if not planes:
-        raise ValueError(f"{list(images)}: no plane has {min_foreground:.0%} of foreground; lower min_foreground")
+        names = [item["patient"] for item in items]
+        raise ValueError(f"{names}: no plane has {min_foreground:.0%} of foreground; lower min_foreground")
     return planes
 
 
-def _crop_to(plane: torch.Tensor, threshold: float) -> torch.Tensor:
+def dataset_maximum(
+    root: str | os.PathLike[str], datalist: str | os.PathLike[str] | None, in_channels: int = 1
+) -> float:
+    """Largest stored value of all images in a datalist, of whatever split (section 3.3.1 divides by it).
+
+    Raises:
+        ValueError: no datalist, see :func:`common.data.items.read_splits`; or no value is above 0.
+    """
+    if datalist is None:
+        raise ValueError("datalist: the maximum of the whole data set is asked for; pass --datalist FILE")
+    load = CaseLoadImaged("image", in_channels=in_channels, analyze=True)
+    splits = read_splits(root, dict.fromkeys(SPLITS, ()), datalist)
+    largest = max(float(load({"image": item["image"]})["image"].max()) for items in splits.values() for item in items)
+    if largest <= 0:
+        raise ValueError(f"{datalist}: the largest value must be above 0, got {largest:g}; use another normalization")
+    return largest
+
+
+def unstack(image: torch.Tensor) -> torch.Tensor:
+    """Planes ``(N, C, H, W)`` of an image ``(C, X, Y, Z)`` with its record."""
+    case = Case.from_meta(image.meta)  # type: ignore[attr-defined]
+    assert case is not None, "images are read by CaseLoadImaged"
+    return image.as_tensor().movedim(case.slice_axis + 1, 0)  # type: ignore[attr-defined]
+
+
+def foreground_threshold(volume: torch.Tensor) -> float:
+    """5 % of a volume's 99th percentile, by a million of its voxels at most: what is darker counts as air."""
+    sample = volume.flatten()[:: max(1, volume.numel() // 1_000_000)]
+    return FOREGROUND * float(torch.quantile(sample, 0.99))
+
+
+def is_filled(plane: torch.Tensor, threshold: float, part: float) -> bool:
+    """Whether at least this ``part`` of a plane is above ``threshold``."""
+    return bool((plane > threshold).float().mean() >= part)
+
+
+def _around_foreground(plane: torch.Tensor, threshold: float, least: Sequence[int]) -> torch.Tensor:
     start, stop = generate_spatial_bounding_box(plane, select_fn=lambda x: x > threshold, margin=8, allow_smaller=True)
-    return plane[:, start[0] : stop[0], start[1] : stop[1]].clone()
+    for axis, (length, size) in enumerate(zip(plane.shape[1:], least, strict=True)):
+        missing = size - (stop[axis] - start[axis])
+        if missing > 0:
+            start[axis] = max(0, min(start[axis] - missing // 2, length - size))
+            stop[axis] = min(length, start[axis] + size)
+    return plane[:, start[0] : stop[0], start[1] : stop[1]]
 
 
-match_images_or_exit = exits_on_mistake(match_images)
 load_planes_or_exit = exits_on_mistake(load_planes)
+dataset_maximum_or_exit = exits_on_mistake(dataset_maximum)

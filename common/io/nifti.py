@@ -18,6 +18,7 @@ from ..geometry import check_affine, find_slice_axis, resized_affine
 from .case import Case
 
 SUFFIXES = (".nii.gz", ".nii")
+ANALYZE = (".img", ".hdr")
 READ_ERRORS = (
     nib.filebasedimages.ImageFileError,
     HeaderDataError,
@@ -32,9 +33,9 @@ READ_ERRORS = (
 
 
 def stem(path: str | os.PathLike[str]) -> str:
-    """File name without ``.nii`` or ``.nii.gz``."""
+    """File name without ``.nii``, ``.nii.gz``, ``.img`` or ``.hdr``."""
     name = Path(path).name
-    for suffix in SUFFIXES:
+    for suffix in SUFFIXES + ANALYZE:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
@@ -46,6 +47,7 @@ def read_nifti(
     volume: int | None = None,
     channels_last: bool = False,
     slice_axis: int | None = None,
+    analyze: bool = False,
 ) -> tuple[np.ndarray, Case]:
     """Stored values of a NIfTI-1 or -2 file as ``(C, X, Y, Z)`` float32, and their record.
 
@@ -58,53 +60,38 @@ def read_nifti(
         volume: which volume of a 4-D file to read, from 0.
         channels_last: take the fourth axis as ``in_channels`` channels.
         slice_axis: axis across which planes are stacked; None to choose by :func:`find_slice_axis`.
+        analyze: also take pairs of ``.hdr`` and ``.img``, for training and evaluation. Analyze 7.5 does not say where
+            right is, so nothing is made of it that would be written back.
 
     Raises:
         ValueError: not a NIfTI file, damaged, 4-D without ``volume`` or ``channels_last``, values that do not fit in
             float32, or no usable affine. The message names the file and the remedy.
     """
-    image = _open(path)
-    dtype = image.get_data_dtype()
-    if dtype.kind not in "iuf":
-        raise ValueError(
-            f"{path}: voxels must be integers or floats, got {dtype}; convert the file, for example to float32"
-        )
+    image = _open(path, analyze)
     index = _channel_axis(path, image.shape, in_channels, volume, channels_last)
-    affine = np.asarray(image.affine, dtype=np.float64)
-    check_affine(affine, str(path))
-    if not (image.header["qform_code"] or image.header["sform_code"]):
-        warnings.warn(
-            "the header has no orientation, only spacing: axes are taken as right, anterior, superior",
-            CaseWarning,
-            stacklevel=2,
-        )
-    try:
-        stored = np.asanyarray(image.dataobj.get_unscaled())
-    except READ_ERRORS as error:
-        raise ValueError(f"{path}: cannot be read to its end, got {error}; copy or export the file again") from error
-    if stored.size == 0:
-        raise ValueError(f"{path}: must hold at least one voxel, got shape {image.shape}; export the file again")
+    _check_header(path, image)
+    stored = _stored_values(path, image)
     space = stored.reshape(*_space(image.shape), -1)
     channels = np.moveaxis(space if index is None else space[..., [index]], -1, 0)
     with np.errstate(over="ignore"):  # what overflows is refused below
         values = channels.astype(np.float32)
-    if dtype.itemsize > 2 and dtype != np.dtype(np.float32).newbyteorder(dtype.byteorder):
+    if stored.dtype.itemsize > 2 and stored.dtype.newbyteorder("=") != np.float32:
         _check_float32(path, channels, values)
-    slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
+    affine = np.asarray(image.affine, dtype=np.float64)
     case = Case(
         source=str(path),
         format="nifti",
-        dtype=dtype.str,
-        slope=slope,
-        intercept=intercept,
+        dtype=image.get_data_dtype().str,
+        slope=float(image.dataobj.slope),
+        intercept=float(image.dataobj.inter),
         shape=tuple(int(n) for n in image.shape),
         volume=index,
         channels_last=channels_last and values.shape[0] > 1,
         slice_axis=find_slice_axis(affine, values.shape[1:]) if slice_axis is None else _axis(path, slice_axis),
         affine=tuple(tuple(float(v) for v in row) for row in affine),
-        units=image.header.get_xyzt_units()[0],
+        units=image.header.get_xyzt_units()[0] if isinstance(image, nib.Nifti1Pair) else "mm",
     )
-    return (-values if slope < 0 else values), case
+    return (-values if case.slope < 0 else values), case
 
 
 def fit_to_stored_type(array: np.ndarray, case: Case) -> int:
@@ -186,14 +173,14 @@ def _write_whole(image: Any, path: Path) -> None:
             temporary.unlink()
 
 
-def _open(path: str | os.PathLike[str]) -> Any:  # nibabel's own types hide what its images can do
-    if not str(path).lower().endswith(SUFFIXES):
+def _open(path: str | os.PathLike[str], analyze: bool = False) -> Any:  # nibabel's types hide what its images can do
+    if not str(path).lower().endswith(SUFFIXES + ANALYZE if analyze else SUFFIXES):
         raise ValueError(f"{path}: must be a NIfTI file, .nii or .nii.gz; convert it first")
     try:
         image = nib.load(path)
     except READ_ERRORS as error:
         raise ValueError(f"{path}: not a readable NIfTI file, got {error}; copy or export the file again") from error
-    if not isinstance(image, nib.Nifti1Image):
+    if not isinstance(image, nib.AnalyzeImage if analyze else nib.Nifti1Image):
         raise ValueError(f"{path}: must be a NIfTI file, got {type(image).__name__}; convert it to NIfTI")
     return image
 
@@ -230,6 +217,29 @@ def _channel_axis(
         f"{path}: a 4-D file needs a choice, got shape {shape}; pass --volume N for one volume, "
         f"or --channels_last true if its {count} volumes are the channels of the network"
     )
+
+
+def _check_header(path: str | os.PathLike[str], image: Any) -> None:
+    """Refuse voxels that are no numbers and an affine that cannot place them; warn where a NIfTI has no orientation."""
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise ValueError(
+            f"{path}: voxels must be integers or floats, got {dtype}; convert the file, for example to float32"
+        )
+    check_affine(np.asarray(image.affine, dtype=np.float64), str(path))
+    if isinstance(image, nib.Nifti1Pair) and not (image.header["qform_code"] or image.header["sform_code"]):
+        text = "the header has no orientation, only spacing: axes are taken as right, anterior, superior"
+        warnings.warn(text, CaseWarning, stacklevel=3)
+
+
+def _stored_values(path: str | os.PathLike[str], image: Any) -> np.ndarray:
+    try:
+        stored = np.asanyarray(image.dataobj.get_unscaled())
+    except READ_ERRORS as error:
+        raise ValueError(f"{path}: cannot be read to its end, got {error}; copy or export the file again") from error
+    if stored.size == 0:
+        raise ValueError(f"{path}: must hold at least one voxel, got shape {image.shape}; export the file again")
+    return stored
 
 
 def _axis(path: str | os.PathLike[str], axis: int) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class CaseLoadImaged(LoadImaged):
 
     Args:
         keys: items that hold paths.
-        in_channels, volume, channels_last, slice_axis: see :func:`common.io.nifti.read_nifti`.
+        in_channels, volume, channels_last, slice_axis, analyze: see :func:`common.io.nifti.read_nifti`. An item may
+            also be a list of ``in_channels`` paths, one a channel, on one grid; the record is that of the first.
     """
 
     def __init__(
@@ -37,19 +38,16 @@ class CaseLoadImaged(LoadImaged):
         volume: int | None = None,
         channels_last: bool = False,
         slice_axis: int | None = None,
+        analyze: bool = False,
     ) -> None:
         super().__init__(keys, reader="NibabelReader", ensure_channel_first=True)
-        self.in_channels, self.volume, self.channels_last, self.slice_axis = (
-            in_channels,
-            volume,
-            channels_last,
-            slice_axis,
-        )
+        self.in_channels, self.volume, self.channels_last = in_channels, volume, channels_last
+        self.slice_axis, self.analyze = slice_axis, analyze
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            values, case = read_nifti(d[key], self.in_channels, self.volume, self.channels_last, self.slice_axis)
+            values, case = self._read(d[key])
             meta = {
                 KEY: case.to_meta(),
                 "filename_or_obj": case.source,
@@ -60,6 +58,20 @@ class CaseLoadImaged(LoadImaged):
             affine = torch.tensor(case.affine, dtype=torch.float64)
             d[key] = MetaTensor(torch.from_numpy(np.ascontiguousarray(values)), affine=affine, meta=meta)
         return d
+
+    def _read(self, paths: str | Sequence[str]) -> tuple[np.ndarray, Case]:
+        if isinstance(paths, (str, os.PathLike)):
+            return read_nifti(
+                paths, self.in_channels, self.volume, self.channels_last, self.slice_axis, analyze=self.analyze
+            )
+        if len(paths) != self.in_channels:
+            raise ValueError(f"{paths[0]}: the network takes {self.in_channels} channels, got {len(paths)} files")
+        read = [read_nifti(path, 1, self.volume, slice_axis=self.slice_axis, analyze=self.analyze) for path in paths]
+        first = read[0][1]
+        for values, case in read:
+            if values.shape != read[0][0].shape or not np.allclose(case.affine, first.affine, atol=1e-3):
+                raise ValueError(f"{case.source}: must lie on the grid of {first.source}; resample it onto that grid")
+        return np.concatenate([values for values, _ in read]), first
 
 
 class CaseSaveImaged(SaveImaged):
