@@ -1,4 +1,4 @@
-"""One picture of a result: input, bicubic, super-resolved and consistency residual, at the same place."""
+"""Pictures of a result: panels side by side at the same place, the whole plane above and a detail of it below."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .consistency import residual
 from .geometry import scaled_size
+from .io.case import Case
 from .io.nifti import read_nifti
 from .transforms.degradation import resample
 
 PANEL = 512  # pixels, the longer side of a panel
 ZOOM = 4  # the second row shows a quarter of the side
 RESIDUAL_RANGE = 0.05  # of the LR plane's range, at full red or blue
+ERROR_RANGE = 0.25  # of the data range, at white
+GAP, TITLE = 5, 30  # pixels between panels, and for a line of text
 
 
 def draw_case(
@@ -36,7 +39,6 @@ def draw_case(
         ValueError: ``result`` is not a magnification of ``source`` in planes.
     """
     low_volume, case = read_nifti(source, volume=volume)
-    codes = [code for i, code in enumerate(aff2axcodes(np.asarray(case.affine))) if i != case.slice_axis]
     high_volume, _ = read_nifti(result)
     axis = case.slice_axis
     if low_volume.shape[axis + 1] != high_volume.shape[axis + 1]:
@@ -58,9 +60,22 @@ def draw_case(
         f"{method} {_size(high)}",
         f"residual, full colour = {RESIDUAL_RANGE:.0%} of range",
     ]
-    sheet = _sheet([[_upright(p) for p in panels], [_detail(_upright(p)) for p in panels]], titles)
-    _mark_sides(sheet, codes, _upright(panels[0]).shape)
-    sheet.save(path)
+    _sheet(panels, titles, case).save(path)
+
+
+def draw_comparison(planes: Sequence[torch.Tensor], titles: Sequence[str], case: Case) -> Image.Image:
+    """Five panels: LR, bicubic, SR, HR, and the absolute error of SR.
+
+    Args:
+        planes: LR ``(h, w)``, then bicubic, SR and HR ``(H, W)``, in the data range brought to [0, 1].
+        titles: the heading of the picture, then a title for each of ``planes``.
+        case: record of the image, which says where its sides are.
+    """
+    low, bicubic, sr, hr = planes
+    nearest = torch.nn.functional.interpolate(low[None, None], size=hr.shape, mode="nearest-exact")[0, 0]
+    panels = [_grey(plane, (0.0, 1.0)) for plane in (nearest, bicubic, sr, hr)]
+    panels.append(_grey((sr - hr).abs(), (0.0, ERROR_RANGE)))
+    return _sheet(panels, [*titles[1:], f"error, white = {ERROR_RANGE:.0%} of range"], case, titles[0])
 
 
 def _size(plane: torch.Tensor) -> str:
@@ -90,31 +105,36 @@ def _detail(panel: np.ndarray) -> np.ndarray:
     return panel[top : top + height, left : left + width]
 
 
-def _mark_sides(sheet: Image.Image, codes: Sequence[str], shape: tuple[int, ...]) -> None:
-    """Letters at the sides of the first panel: where right, anterior, superior and their opposites are."""
-    factor = PANEL / max(shape[:2])
-    width, height = scaled_size(shape[1], factor), scaled_size(shape[0], factor)
-    opposite = dict(zip("RLAPSI", "LRPAIS", strict=True))
-    places = {
-        (width - 10, 35 + height // 2): codes[0],
-        (10, 35 + height // 2): opposite[codes[0]],
-        (width // 2, 40): codes[1],
-        (width // 2, 15 + height): opposite[codes[1]],
-    }
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
-    for place, letter in places.items():
-        draw.text(place, letter, fill="yellow", font=font)
-
-
-def _sheet(rows: list[list[np.ndarray]], titles: list[str]) -> Image.Image:
-    height, width = rows[0][0].shape[:2]
+def _sheet(panels: Sequence[np.ndarray], titles: Sequence[str], case: Case, heading: str = "") -> Image.Image:
+    """Panels ``(H, W, 3)`` in array order, upright and titled, their details below; letters mark the sides."""
+    upright = [_upright(panel) for panel in panels]
+    height, width = upright[0].shape[:2]
     factor = PANEL / max(height, width)
     size = scaled_size(width, factor), scaled_size(height, factor)
-    sheet = Image.new("RGB", (4 * size[0] + 25, 2 * size[1] + 45), "white")
+    top = GAP + TITLE * (2 if heading else 1)
+    sheet = Image.new("RGB", (len(panels) * (size[0] + GAP) + GAP, 2 * (size[1] + GAP) + top), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
-    for column, title in enumerate(titles):
-        draw.text((5 + column * (size[0] + 5), 8), title, fill="black", font=font)
-        for row, panels in enumerate(rows):
-            panel = Image.fromarray(panels[column]).resize(size, Image.Resampling.NEAREST)
-            sheet.paste(panel, (5 + column * (size[0] + 5), 35 + row * (size[1] + 5)))
+    draw.text((GAP, 8), heading, fill="black", font=font)
+    for column, (title, panel) in enumerate(zip(titles, upright, strict=True)):
+        left = GAP + column * (size[0] + GAP)
+        draw.text((left, top - 27), title, fill="black", font=font)
+        for row, pixels in enumerate((panel, _detail(panel))):
+            image = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
+            sheet.paste(image, (left, top + row * (size[1] + GAP)))
+    _mark_sides(draw, case, size, top)
     return sheet
+
+
+def _mark_sides(draw: ImageDraw.ImageDraw, case: Case, size: tuple[int, int], top: int) -> None:
+    """Letters at the sides of the first panel: where right, anterior, superior and their opposites are."""
+    codes = [code for i, code in enumerate(aff2axcodes(np.asarray(case.affine))) if i != case.slice_axis]
+    opposite = dict(zip("RLAPSI", "LRPAIS", strict=True))
+    width, height = size
+    places = {
+        (width - 10, top + height // 2): codes[0],
+        (10, top + height // 2): opposite[codes[0]],
+        (width // 2, top + 5): codes[1],
+        (width // 2, top - 20 + height): opposite[codes[1]],
+    }
+    for place, letter in places.items():
+        draw.text(place, letter, fill="yellow", font=ImageFont.load_default(size=15))

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def run_cases(
         SystemExit: there is no case, the folder cannot be written, or a case failed; the message names it and why.
     """
     exits_on_mistake(check_settings)()
-    folder = _writable(output_dir)
+    folder = writable(output_dir, LOG)
     common = {"scale": scale, "weights_sha256": weights_sha256, "config_sha256": config_sha256()}
     cases = evaluator.data_loader.dataset.data  # type: ignore[union-attr]
     if not cases:
@@ -166,11 +167,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def _writable(output_dir: str | os.PathLike[str]) -> Path:
+def writable(output_dir: str | os.PathLike[str], log: str = "") -> Path:
+    """The folder, made where it is missing; ``SystemExit`` where neither ``log`` nor any file can be written in it."""
     folder = Path(output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / LOG, "a", encoding="utf-8"):
+        with open(folder / log, "ab") if log else TemporaryFile(dir=folder):
             return folder
     except OSError as error:
         raise SystemExit(f"error: {folder}: cannot be written ({error}); choose another --output_dir") from error
@@ -202,14 +204,16 @@ def config_sha256() -> str | None:
 def check_settings() -> None:
     """Refuse a setting that nothing in the running config refers to and that looks like a misspelt one.
 
-    MONAI accepts any ``--name value``, so that ``--slice_axs 0`` would do nothing, in silence.
+    MONAI accepts any ``--name value``, so that ``--slice_axs 0`` would do nothing, in silence. What refers to another
+    setting comes from a file, which may serve training as well as evaluation.
     """
     config = running_config() or {}
     text = json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str)
     used = set(re.findall(r"@(\w+)", text))
-    for name in config:
+    for name, value in config.items():
+        refers = isinstance(value, str) and value.startswith(("@", "$"))
         similar = difflib.get_close_matches(name, used - {name}, n=1, cutoff=0.8)
-        if name not in used and similar and similar[0] in config:
+        if name not in used and not refers and similar and similar[0] in config:
             raise ValueError(f"--{name}: there is no such setting; did you mean --{similar[0]}?")
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import monai.bundle
@@ -107,6 +110,25 @@ def run_inference(source: Path, output: Path, **overrides: object) -> None:
 
 def identity(**overrides: object) -> dict[str, object]:
     return {"scale": 1, "network_def": {"_target_": "torch.nn.Identity"}, **overrides}
+
+
+def run_module(*arguments: str, cwd: Path = ROOT, path: str = "") -> subprocess.CompletedProcess[str]:
+    """``python -m`` in a process of its own, ``cwd`` and then ``path`` first among the places of imports."""
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def copy_repository(target: Path) -> Path:
+    """Code, tests and settings of the repository, as they are now, in another folder."""
+    target.mkdir()
+    for folder in ("bundles", "common", "tests"):
+        shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ROOT.iterdir():
+        if file.is_file() and file.name != ".git":
+            shutil.copy(file, target)
+    return target
 
 
 def data_dir() -> Path:

@@ -15,7 +15,7 @@ from common.blocks.upsample import Bicubic
 from common.data.planes import load_planes
 from common.inferers import PlaneInferer
 from common.io.transforms import CaseLoadImaged
-from common.transforms.degradation import DegradeBatch, simulate_low_resolution
+from common.transforms.degradation import CLEAN, DegradeBatch
 from common.transforms.intensity import NormalizeIntensityExactlyd, exact_unit_map
 from common.weights import load_weights
 from tests.helpers import INFERENCE, data_dir
@@ -53,20 +53,20 @@ def shift(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_measure_of_shift_finds_a_shift(brain):
-    smooth = Bicubic(4)(simulate_low_resolution(brain, (4, 4)))
+    smooth = Bicubic(4)(CLEAN(brain, (4, 4)))
     moved = torch.roll(smooth, (1, -1), dims=(2, 3))
     assert torch.allclose(shift(moved, smooth), torch.tensor([1.0, -1.0]), atol=0.3)
 
 
 def test_an_unseen_brain_is_sharper_than_bicubic_and_where_it_was(network, brain):
-    low = simulate_low_resolution(brain, (4, 4))
+    low = CLEAN(brain, (4, 4))
     with torch.no_grad():
         sr = network(low)
     bicubic = Bicubic(4)(low)
     assert psnr(sr, brain) > psnr(bicubic, brain) + 0.5
     assert shift(sr, brain).abs().max() < 0.1
     assert abs(float(sr.mean() - brain.mean())) < 0.01
-    assert (simulate_low_resolution(sr, (4, 4)) - low).square().mean().sqrt() < 0.02
+    assert (CLEAN(sr, (4, 4)) - low).square().mean().sqrt() < 0.02
 
 
 def test_tiles_of_the_real_network_leave_no_seam(network):
@@ -85,7 +85,7 @@ def test_held_out_patients_gain_over_bicubic(network):
     path = data_dir() / "brain_mr" / "bmex" / "sub-0007_ses-V01_T1w.nii.gz"
     preprocessing = Compose([CaseLoadImaged("image"), NormalizeIntensityExactlyd("image")])
     gains = []
-    for plane in load_planes([str(path)], preprocessing, every=12):
+    for plane in load_planes([{"image": str(path), "patient": "sub-0007"}], preprocessing, every=12):
         low, high = DegradeBatch(4)({"label": plane["label"][None]}, "cpu", False)
         with torch.no_grad():
             gains.append(psnr(network(low), high) - psnr(Bicubic(4)(low), high))

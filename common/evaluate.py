@@ -1,0 +1,246 @@
+"""Evaluation: the degradation and the inferer of everywhere else on held-out images, scored beside bicubic.
+
+An image at a time: read, degraded, super-resolved, scored, forgotten. The three slices that are drawn are made again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+
+from .blocks.upsample import Bicubic
+from .data.items import Item, paths_of
+from .errors import CaseWarning, exits_on_mistake
+from .inferers import PlaneInferer
+from .io.case import KEY, Case
+from .metrics import METRICS, consistency, score, to_unit
+from .picture import draw_comparison
+from .protocol import Pair, Preprocessing, Protocol, make_pair
+from .run import check_settings, config_sha256, explain, writable
+from .tables import BICUBIC, COLUMNS, Row, by_patient, markdown, mean, summarise, write_tables, write_whole
+
+logger = logging.getLogger("common.evaluate")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A name in the tables, a network, and the inferer that it goes through; on ``device``."""
+
+    name: str
+    network: torch.nn.Module
+    inferer: Inferer
+    device: torch.device
+
+    def __call__(self, low: torch.Tensor, case: Case) -> torch.Tensor:
+        """LR planes ``(N, C, H, W)`` to SR planes, as one volume stacked along the slice axis of ``case``."""
+        axis = case.slice_axis + 1
+        volume = low.movedim(0, axis).unsqueeze(0).to(self.device)
+        with torch.no_grad():
+            high: Any = self.inferer(MetaTensor(volume, meta={KEY: case.to_meta()}), self.network.eval())
+        return torch.as_tensor(high[0]).movedim(axis, 0).cpu()
+
+
+@dataclass
+class Result:
+    """What became of one image: rows, or the error that it ended in; and the warnings on the way."""
+
+    rows: list[Row] = field(default_factory=list)
+    error: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Bicubic and one other method on a list of images.
+
+    Attributes:
+        items: of :func:`common.data.items.read_splits`.
+        preprocessing: from the path under ``image`` to a normalised image with its record.
+        protocol: how images become scores.
+        methods: bicubic first.
+    """
+
+    items: Sequence[Item]
+    preprocessing: Preprocessing
+    protocol: Protocol
+    methods: tuple[Method, Method]
+
+    def run(self, rank: int = 0, world: int = 1) -> dict[int, Result]:
+        """Results of every ``world``-th image from number ``rank`` on; an image that fails does not cost the others."""
+        return {number: self._run_item(number) for number in range(rank, len(self.items), world)}
+
+    def _run_item(self, number: int) -> Result:
+        item, started = self.items[number], time.perf_counter()
+        name, result = paths_of(item)[0], Result()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", CaseWarning)
+            try:
+                result.rows = self.score(item)
+            except Exception as error:  # whatever is wrong with one image must not cost the others
+                result.error = explain(error, name)
+                logger.debug("%s", result.error, exc_info=True)
+        texts = dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CaseWarning))
+        result.notes = [f"{name}: {text}" for text in texts]
+        text = f"FAILED {result.error}" if result.error else f"{name}: {self._summary(result.rows)}"
+        logger.info("%d of %d: %s, %.1f s", number + 1, len(self.items), text, time.perf_counter() - started)
+        return result
+
+    def _summary(self, rows: Sequence[Row]) -> str:
+        parts = []
+        for method in self.methods:
+            values = [row.psnr for row in rows if row.method == method.name]
+            parts.append(f"{method.name} {mean(values):.2f} dB")
+        return f"{', '.join(parts)} over {len(rows) // len(self.methods)} slices"
+
+    def score(self, item: Item) -> list[Row]:
+        """Rows of all planes of an image by both methods; one method's volume is in memory at a time."""
+        pair, rows = make_pair(item, self.preprocessing, self.protocol), []
+        for method in self.methods:
+            for number, sr in enumerate(method(pair.low, pair.case)):
+                scores = self._score_plane(sr, pair, number)
+                rows.append(Row(method.name, item["patient"], paths_of(item)[0], pair.planes[number], **scores))
+        return rows
+
+    def _score_plane(self, sr: torch.Tensor, pair: Pair, number: int) -> dict[str, float | None]:
+        protocol, limits = self.protocol, pair.limits
+        scores = score(to_unit(sr, limits), to_unit(pair.high[number], limits), protocol.border)
+        left = consistency(sr, pair.low[number], protocol.degradation, protocol.scale, limits)
+        return {**scores, "consistency": left}
+
+    def draw(self, rows: Sequence[Row], folder: Path) -> None:
+        """``worst.png``, ``median.png`` and ``best.png``: the slices of least, middle and highest PSNR.
+
+        Each is super-resolved alone; a consistency bound then refers to the range of that slice, not of its volume.
+        """
+        name = self.methods[-1].name
+        ranked = sorted((row for row in rows if row.method == name), key=lambda row: row.psnr or 0.0)
+        for case, place in (("worst", 0), ("median", (len(ranked) - 1) // 2), ("best", -1)):
+            row = ranked[place]
+            base = next(r for r in rows if (r.method, r.image, r.plane) == (BICUBIC, row.image, row.plane))
+            self._draw_plane(case, row, base, folder)
+
+    def _draw_plane(self, case: str, row: Row, base: Row, folder: Path) -> None:
+        item = next(item for item in self.items if paths_of(item)[0] == row.image)
+        pair = make_pair(item, self.preprocessing, self.protocol)
+        number = pair.planes.index(row.plane)
+        low = pair.low[number : number + 1]
+        bicubic, sr = (method(low, pair.case)[0] for method in self.methods)
+        images = low[0], bicubic, sr, pair.high[number]
+        titles = [
+            f"{case} slice by PSNR of {row.method}: {row.patient}, {Path(row.image).name}, plane {row.plane}",
+            f"LR, scale {self.protocol.scale}",
+            f"bicubic, {base.psnr:.2f} dB",
+            f"{row.method}, {row.psnr:.2f} dB",
+            "HR",
+        ]
+        sheet = draw_comparison([to_unit(image, pair.limits)[0] for image in images], titles, pair.case)
+        write_whole(folder / f"{case}.png", sheet.save)
+
+
+def evaluate(
+    network: torch.nn.Module,
+    inferer: PlaneInferer,
+    items: Sequence[Item],
+    preprocessing: Preprocessing,
+    protocol: Protocol,
+    output_dir: str,
+    method: str = "SR",
+    device: str | torch.device = "cpu",
+    pictures: bool = True,
+    weights_sha256: str | None = None,
+) -> dict[str, Any]:
+    """Score ``network`` and bicubic on all ``items``; write tables and pictures into ``output_dir``.
+
+    The files are ``slices.csv``, ``patients.csv``, ``summary.json``, ``summary.md`` (for a model card), ``worst.png``,
+    ``median.png`` and ``best.png``. Where torch.distributed is initialised, each process takes its part of the items,
+    and the first one writes.
+
+    Args:
+        network, inferer: of the bundle's inference; bicubic goes through a plain inferer of the same class.
+        items, preprocessing, protocol: see :class:`Evaluation`.
+        output_dir: folder; made where it is missing. Earlier results in it are replaced.
+        method: name of the network in the tables.
+        device: of the network.
+        pictures: whether to draw the three slices.
+        weights_sha256: recorded.
+
+    Returns:
+        What ``summary.json`` says; in other processes than the first, nothing.
+
+    Raises:
+        SystemExit: the folder cannot be written, or an image failed; the message names it and why. The others are done.
+    """
+    check_settings()
+    if method == BICUBIC:
+        raise ValueError(f"method: must not be {BICUBIC}, which is the name of the baseline; choose another")
+    folder, device = writable(output_dir), torch.device(device)
+    bicubic = Bicubic(protocol.scale, protocol.degradation.antialias)  # the kernel that made LR also enlarges it
+    baseline = Method(BICUBIC, bicubic, PlaneInferer(protocol.scale, inferer.batch_size), device)
+    methods = baseline, Method(method, network, inferer, device)
+    evaluation = Evaluation(items, preprocessing, protocol, methods)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
+    results = _gather(evaluation.run(rank, world), world)
+    if rank > 0:
+        return {}
+    about = {"weights_sha256": weights_sha256, "config_sha256": config_sha256()}
+    return _conclude(evaluation, results, folder, about, pictures)
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _gather(part: dict[int, Result], world: int) -> list[Result]:
+    """Results of all processes, in the order of the items."""
+    parts: list[Any] = [part] * world
+    if world > 1:
+        dist.all_gather_object(parts, part)
+    return [result for _, result in sorted({n: r for p in parts for n, r in p.items()}.items())]
+
+
+def _conclude(
+    evaluation: Evaluation, results: Sequence[Result], folder: Path, about: dict[str, Any], pictures: bool
+) -> dict[str, Any]:
+    rows, failed = [row for r in results for row in r.rows], [r.error for r in results if r.error]
+    items, protocol, method = evaluation.items, evaluation.protocol, evaluation.methods[-1].name
+    summary = protocol.describe(items) | about
+    if rows:
+        summary |= summarise(rows, method)
+        summary["notes"] = _blanks(rows) + [note for r in results for note in r.notes]
+        summary["failed"] = failed
+        text = markdown(by_patient(rows), method, f"×{protocol.scale}, {protocol.name}")
+        write_tables(folder, rows, summary, text)
+        logger.info("mean ± SD over patients (%d, with %d slices)\n\n%s", summary["patients"], summary["slices"], text)
+        for note in summary["notes"]:
+            logger.warning("%s", note)
+        if pictures:
+            evaluation.draw(rows, folder)
+    if failed:
+        others = f", the tables in {folder} are of the others" if rows else ""
+        reasons = "\n".join(f"  {reason}" for reason in failed)
+        raise SystemExit(f"error: {len(failed)} of {len(items)} images failed{others}:\n{reasons}")
+    return summary
+
+
+def _blanks(rows: Sequence[Row]) -> list[str]:
+    """A note for each metric that some slices are too small for."""
+    notes = []
+    for name, (_, side) in METRICS.items():
+        count = len({(row.image, row.plane) for row in rows if getattr(row, name) is None})
+        if count:
+            text = f"{COLUMNS[name][0]} is blank for {count} slices: it needs sides of {side} pixels inside the border"
+            notes.append(text)
+    return notes
+
+
+evaluate_or_exit = exits_on_mistake(evaluate)

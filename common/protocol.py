@@ -1,0 +1,115 @@
+"""How a held-out image becomes pairs of LR and HR planes, and what is stated about it.
+
+Two protocols are in use, both settings of one :class:`Protocol`: ``clean`` (antialiased bicubic, whole planes, a stated
+data range) and ``paper`` (as a paper did it).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.transforms import CenterSpatialCrop
+
+from .data.items import Item, paths_of
+from .data.planes import foreground_threshold, is_filled, unstack
+from .io.case import Case
+from .metrics import data_range
+from .transforms.degradation import CLEAN, Degradation
+
+Preprocessing = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images become scores.
+
+    Attributes:
+        scale: HR pixels per LR pixel.
+        name: ``"clean"`` or ``"paper"``; recorded, it sets nothing.
+        degradation: how LR follows from HR; its noise is drawn from a seed that is the image's own.
+        crop: size of the planes, cut from their centre; None for the ``crop`` of the item, or else the whole plane.
+        border: HR pixels left out on every side of the metrics.
+        range_quantile: see :func:`common.metrics.data_range`; it is taken from the whole volume, before the crop.
+        min_foreground: planes with less of foreground are left out, as in validation.
+    """
+
+    scale: int
+    name: str = "clean"
+    degradation: Degradation = CLEAN
+    crop: Sequence[int] | None = None
+    border: int = 0
+    range_quantile: float = 0.999
+    min_foreground: float = 0.1
+
+    def describe(self, items: Sequence[Item]) -> dict[str, Any]:
+        """What the summary of ``items`` says of it."""
+        top = "maximum" if self.range_quantile == 1 else f"{self.range_quantile:g} quantile"
+        return {
+            "protocol": self.name,
+            "scale": self.scale,
+            "degradation": asdict(self.degradation),
+            "data_range": f"minimum to {top} of each HR volume, each channel; HR and predictions are clipped to it",
+            "crop": self.crop or next((item["crop"] for item in items if "crop" in item), None),
+            "border": self.border,
+            "min_foreground": self.min_foreground,
+        }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """LR and HR planes of one image.
+
+    Attributes:
+        low, high: ``(N, C, H, W)`` and ``(N, C, scale · H, scale · W)``, normalised.
+        planes: their N indices along the slice axis.
+        limits: data range, ``(C, 2)``.
+        case: record of the HR image.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    planes: list[int]
+    limits: torch.Tensor
+    case: Case
+
+
+def make_pair(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> Pair:
+    """Read an image, normalise it, cut its planes, choose those with something in them, and degrade them.
+
+    Normalisation, data range and choice see the whole volume. What does not fill an LR pixel is cut off at the end of
+    the two axes of a plane, ``scale - 1`` HR pixels at most.
+
+    Raises:
+        ValueError: intensities are not finite, no plane has enough foreground, or the planes are below one LR pixel.
+    """
+    name, size = paths_of(item)[0], protocol.crop or item.get("crop")
+    image = preprocessing({"image": item["image"]})["image"]
+    case, volume = Case.from_meta(image.meta), unstack(image)
+    assert case is not None, "images are read by CaseLoadImaged"
+    if not torch.isfinite(volume).all():
+        raise ValueError(f"{name}: intensities must be finite; replace those voxels and run again")
+    limits = data_range(image.as_tensor(), protocol.range_quantile)
+    threshold = foreground_threshold(image.as_tensor())
+    planes = [i for i, plane in enumerate(volume) if is_filled(plane, threshold, protocol.min_foreground)]
+    if not planes:
+        raise ValueError(f"{name}: no plane has {protocol.min_foreground:.0%} of foreground; lower min_foreground")
+    high = _cut(volume[planes], size, protocol.scale)
+    if min(high.shape) < 1:
+        raise ValueError(f"{name}: planes must be at least {protocol.scale} pixels wide; leave the image out")
+    low = protocol.degradation(high, (protocol.scale, protocol.scale))
+    if protocol.degradation.noise_std > 0:
+        draw = torch.Generator().manual_seed(zlib.crc32(f"{item['patient']}/{Path(name).name}".encode()))
+        low = low + torch.randn(low.shape, generator=draw) * protocol.degradation.noise_std
+    return Pair(low, high, planes, limits, case)
+
+
+def _cut(planes: torch.Tensor, crop: Sequence[int] | None, scale: int) -> torch.Tensor:
+    if crop:
+        planes = CenterSpatialCrop([-1, *crop])(planes)  # the second axis holds channels
+    height, width = (n - n % scale for n in planes.shape[2:])
+    return torch.as_tensor(planes)[:, :, :height, :width]

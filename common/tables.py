@@ -1,0 +1,160 @@
+"""Tables of an evaluation: a row a slice, a row a patient; mean, standard deviation and gain over bicubic.
+
+Patients count the same however many slices they have: the mean is taken over slices, then over patients.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+BICUBIC = "bicubic"
+COLUMNS = {  # name: heading, digits
+    "psnr": ("PSNR (dB)", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "ms_ssim": ("MS-SSIM", ".4f"),
+    "consistency": ("consistency residual", ".2e"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores of one slice by one method.
+
+    Attributes:
+        method: ``"bicubic"``, or the bundle's name.
+        patient, image: whose, and its (first) file.
+        plane: index along the slice axis of the file.
+        psnr, ssim, ms_ssim: None where the plane is too small for the metric.
+        consistency: residual as a fraction of the data range.
+    """
+
+    method: str
+    patient: str
+    image: str
+    plane: int
+    psnr: float | None
+    ssim: float | None
+    ms_ssim: float | None
+    consistency: float | None
+
+
+def by_patient(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Mean over all slices of a patient, whichever image they are from: a row for each method and patient."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.method, row.patient].append(row)
+    return [
+        {"method": method, "patient": patient, "slices": len(group)}
+        | {name: mean([getattr(row, name) for row in group]) for name in COLUMNS}
+        for (method, patient), group in groups.items()
+    ]
+
+
+def over_patients(patients: Sequence[dict[str, Any]], method: str) -> dict[str, Any]:
+    """Mean and SD over patients of each method, and of the gain of ``method`` over bicubic, from :func:`by_patient`."""
+    tables = {name: {row["patient"]: row for row in patients if row["method"] == name} for name in (BICUBIC, method)}
+    gain = [
+        {name: _difference(row[name], tables[BICUBIC][patient][name]) for name in COLUMNS}
+        for patient, row in tables[method].items()
+    ]
+    groups = {name: list(table.values()) for name, table in tables.items()} | {"gain": gain}
+    columns = {group: {name: [row[name] for row in rows] for name in COLUMNS} for group, rows in groups.items()}
+    return {
+        group: {name: {"mean": mean(values), "sd": deviation(values)} for name, values in column.items()}
+        for group, column in columns.items()
+    }
+
+
+def summarise(rows: Sequence[Row], method: str) -> dict[str, Any]:
+    """How many patients and slices there are, and :func:`over_patients`."""
+    patients = by_patient(rows)
+    own = [row for row in patients if row["method"] == method]
+    counts = {"patients": len(own), "slices": sum(row["slices"] for row in own)}
+    return counts | over_patients(patients, method)
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are there; infinite where one is, None where none is there."""
+    there = [value for value in values if value is not None]
+    return math.fsum(there) / len(there) if there else None
+
+
+def deviation(values: Sequence[float | None]) -> float | None:
+    """Sample standard deviation (n - 1); None for fewer than two values, or where one is infinite."""
+    there = [value for value in values if value is not None]
+    return statistics.stdev(there) if len(there) > 1 and all(map(math.isfinite, there)) else None
+
+
+def markdown(patients: Sequence[dict[str, Any]], method: str, title: str) -> str:
+    """Two tables for a model card: mean ± SD over patients, and the gain of ``method`` in every patient."""
+    scores = over_patients(patients, method)
+    lines = [f"| {title} | {' | '.join(heading for heading, _ in COLUMNS.values())} |", "|---" * 5 + "|"]
+    for name, group in ((BICUBIC, BICUBIC), (method, method), ("gain", "gain")):
+        cells = (_cell(scores[group][column], form) for column, (_, form) in COLUMNS.items())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", f"| patient | slices | bicubic PSNR (dB) | {method} PSNR (dB) | gain (dB) |", "|---" * 5 + "|"]
+    base = {row["patient"]: row["psnr"] for row in patients if row["method"] == BICUBIC}
+    for row in (row for row in patients if row["method"] == method):
+        numbers = base[row["patient"]], row["psnr"], _difference(row["psnr"], base[row["patient"]])
+        lines.append(f"| {row['patient']} | {row['slices']} | {' | '.join(_number(n, '.2f') for n in numbers)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_tables(folder: Path, rows: Sequence[Row], summary: dict[str, Any], text: str) -> None:
+    """``slices.csv``, ``patients.csv``, ``summary.json`` and ``summary.md``; JSON has the word "inf" for infinity."""
+    write_whole(folder / "slices.csv", lambda path: _write_csv(path, [asdict(row) for row in rows]))
+    write_whole(folder / "patients.csv", lambda path: _write_csv(path, by_patient(rows)))
+    content = json.dumps(_plain(summary), indent=4, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(folder / "summary.json", lambda path: path.write_text(content, encoding="utf-8"))
+    write_whole(folder / "summary.md", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make the file under a temporary name, then rename it: whole or not at all."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error}); make room, or choose another --output_dir") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    """``a - b``; None where one is missing, or both are infinite."""
+    difference = None if a is None or b is None else a - b
+    return None if difference is None or math.isnan(difference) else difference
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _cell(score: dict[str, float | None], form: str) -> str:
+    spread = "" if score["sd"] is None else f" ± {score['sd']:{form}}"
+    return _number(score["mean"], form) + spread
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
