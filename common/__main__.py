@@ -10,6 +10,7 @@ from .data.layouts import datalist
 from .demo import demo
 from .errors import exits_on_mistake
 from .info import info
+from .new import new
 from .picture import draw_case
 from .profile import profile
 from .weights import store_weights
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "picture": draw_case,
     "datalist": datalist,
     "profile": profile,
+    "new": new,
     "store-weights": store_weights,
 }
 

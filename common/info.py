@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+BUNDLES = Path(__file__).parent.parent / "bundles"  # beside this package, in the repository and installed
+
 
 def find_bundles() -> dict[str, Path]:
     """Folder of every bundle, by name."""
     spec = importlib.util.find_spec("bundles")
-    roots = list(spec.submodule_search_locations or []) if spec else []
-    folders = sorted(p.parent.parent for root in roots for p in Path(root).glob("*/configs/metadata.json"))
-    return {folder.name: folder for folder in folders}
+    roots = [Path(root) for root in spec.submodule_search_locations or []] if spec else []
+    roots.append(BUNDLES)  # an editable install names no folder
+    folders = [p.parent.parent for root in reversed(roots) for p in root.glob("*/configs/metadata.json")]
+    return dict(sorted({folder.name: folder for folder in folders}.items()))
 
 
 def info() -> str:

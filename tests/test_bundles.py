@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_net_in_out
 
 from common.info import count_parameters, find_bundles
 from common.weights import load_weights, sha256
-from tests.helpers import ROOT, blobs, oblique, run_inference, save_nifti
+from tests.helpers import ROOT, blobs, oblique, save_nifti
 
 BUNDLES = find_bundles()
 PARAMETERS = {"rdst": 2_379_241}
@@ -44,6 +44,8 @@ def test_stock_files_are_those_of_the_master(bundle):
     masters = ROOT / "common" / "templates"
     assert (bundle / "LICENSE").read_bytes() == (masters / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert (bundle / "configs" / "logging.conf").read_bytes() == (masters / "logging.conf").read_bytes()
+    for master in masters.glob("*.json"):
+        assert (bundle / "configs" / master.name).read_bytes() == master.read_bytes()
     assert (bundle / "docs" / "README.md").exists() and (bundle / "docs" / "data_license.txt").exists()
 
 
@@ -55,16 +57,17 @@ def test_configs_have_the_properties_that_monai_asks_for(bundle, config, kind, t
         "dataset_dir": str(tmp_path),
         "output_dir": str(tmp_path / "run"),
         "train_images": ["a.nii.gz"],
-        "val_images": ["a.nii.gz"],
+        "val_images": ["b.nii.gz"],
     }
-    save_nifti(tmp_path / "a.nii.gz", blobs((12, 12, 2)).astype(np.float32), oblique((1, 1, 3)))
+    for name in ("a", "b"):
+        save_nifti(tmp_path / f"{name}.nii.gz", blobs((100, 100, 2)).astype(np.float32), oblique((1, 1, 3)))
     overrides = images if kind == "train" else {}  # inference is parsed by hosts that have no data yet
     workflow = ConfigWorkflow(str(path), workflow_type=kind, logging_file=False, **overrides)
     workflow.initialize()
     assert workflow.check_properties() == []
     text = path.read_text()
     assert len(text.splitlines()) <= {"inference": 100, "train": 150}[config]
-    assert "%" not in text and ".." not in text.replace("...", "")
+    assert '"%' not in text and ".." not in text.replace("...", "")  # neither macros nor other folders
 
 
 @each_bundle
@@ -74,17 +77,39 @@ def test_train_and_inference_define_the_same_network(bundle):
     assert count_parameters(bundle) == PARAMETERS.get(bundle.name, count_parameters(bundle))
 
 
+def misspelt(overlay: dict, base: ConfigParser) -> list[str]:
+    """Keys of an overlay that would do nothing: a path that the base has not, a new name that nothing refers to."""
+    used = set(re.findall(r"@(\w+)", json.dumps(overlay))) | {"initialize", "run", "finalize"}
+    return [key for key in overlay if key not in base and ("#" in key or key not in used)]
+
+
+@pytest.mark.parametrize("key", ["network_def#grops", "blocks#size", "pictres"])
+def test_a_misspelt_key_of_an_overlay_is_found(key):
+    base = ConfigParser({"network_def": {"groups": 4}})
+    assert misspelt({"network_def#groups": 8, "pictures": True, "run": ["$@pictures"], key: 1}, base) == [key]
+
+
+OVER = {  # what an overlay lies over; by default train where its name begins so, else inference
+    "multi_gpu_train": ["train"],
+    "multi_gpu_evaluate": ["evaluate"],
+    "full": ["train", "inference"],
+    "smoke": ["train", "inference"],
+    "paper_chapter3": ["train + evaluate"],
+    "paper_chapter4": ["train + evaluate"],
+    "paper_chapter5": ["train + evaluate"],
+}
+
+
 @each_bundle
 def test_every_path_of_an_overlay_exists(bundle):
-    bases = {name: ConfigParser(read(bundle / "configs" / f"{name}.json")) for name in ("train", "inference")}
+    train, inference, evaluate = (read(bundle / "configs" / f"{n}.json") for n in ("train", "inference", "evaluate"))
+    bases = {"train": train, "inference": inference, "evaluate": inference | evaluate}
+    bases["train + evaluate"] = inference | evaluate | train  # for either; a knob of the other one does nothing
     for path in sorted((bundle / "configs").glob("*.json")):
         if path.stem in ("train", "inference", "metadata"):
             continue
-        kinds = {"evaluate": "train"}  # evaluation is the validation of training, on other images
-        kind = kinds.get(path.stem.split("_")[0], path.stem.split("_")[0])
-        targets = [base for name, base in bases.items() if name == kind] or list(bases.values())
-        for key in read(path):
-            assert all(key in base for base in targets), f"{path.name}: {key}"
+        for base in OVER.get(path.stem, ["train" if path.stem.startswith("train") else "inference"]):
+            assert misspelt(read(path), ConfigParser(bases[base])) == [], f"{path.name} over {base}"
 
 
 @each_bundle
@@ -110,33 +135,120 @@ def test_the_output_is_scale_times_the_input(bundle):
 
 
 @each_bundle
-def test_a_few_steps_of_training_leave_weights_that_inference_takes(bundle, tmp_path):
-    for split in ("train", "val"):
-        (tmp_path / split).mkdir()
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_metadata_tell_what_the_network_takes_and_gives(bundle, n):
+    configs = bundle / "configs"
+    files = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.json")}
+    verify_net_in_out("network_def", **files, device="cpu", n=n)
+    data, scale = read(configs / "metadata.json")["network_data_format"], read(configs / "inference.json")["scale"]
+    sizes = [data["inputs"]["image"]["spatial_shape"], data["outputs"]["pred"]["spatial_shape"]]
+    low, high = ([int(size.split("*")[0]) for size in shape] for shape in sizes)
+    assert high == [scale * size for size in low]  # MONAI does not look at this
+
+
+def saved_network(bundle: Path, folder: Path) -> tuple[torch.nn.Module, dict[str, object]]:
+    """The smallest network of a bundle with random weights, and what MONAI's export needs."""
+    configs = [str(bundle / "configs" / f"{name}.json") for name in ("inference", "smoke")]
+    parser = ConfigParser()
+    parser.read_config(configs)
+    network = parser.get_parsed_content("network_def").eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)  # else it starts as interpolation, whatever its body does
+    torch.save(network.state_dict(), folder / "model.pt")
+    meta_file = str(bundle / "configs" / "metadata.json")
+    return network, {"ckpt_file": str(folder / "model.pt"), "meta_file": meta_file, "config_file": configs}
+
+
+@each_bundle
+def test_the_exported_torchscript_is_the_network_at_any_size(bundle, tmp_path):
+    network, files = saved_network(bundle, tmp_path)
+    ckpt_export("network_def", filepath=str(tmp_path / "model.ts"), **files)
+    scripted = torch.jit.load(tmp_path / "model.ts")
+    for size in ((8, 8), (24, 17), (13, 30)):
+        image = torch.rand(2, 1, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(scripted(image), network(image), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@each_bundle
+@pytest.mark.parametrize("size", [(16, 24), (24, 17)])
+def test_the_exported_onnx_is_the_network_at_the_size_that_it_was_exported_at(bundle, size, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install -e .[export]")
+    from onnxruntime import InferenceSession
+
+    network, files = saved_network(bundle, tmp_path)
+    path = str(tmp_path / "model.onnx")
+    onnx_export("network_def", filepath=path, input_shape=[1, 1, *size], **files)
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    image = torch.rand(1, 1, *size)
+    out = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
+    with torch.no_grad():
+        expected = network(image)
+    torch.testing.assert_close(out, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("phantoms")
+    for split in ("train", "val", "test"):
+        (root / split).mkdir()
         values = (blobs((48, 40, 6), seed=len(split)) * 1000).astype(np.int16)
-        save_nifti(tmp_path / split / "a.nii.gz", values, oblique((1, 1, 3)))
-    workflow = ConfigWorkflow(
-        str(bundle / "configs" / "train.json"),
-        workflow_type="train",
-        logging_file=False,
-        dataset_dir=str(tmp_path),
-        output_dir=str(tmp_path / "run"),
-        device="$torch.device('cpu')",
-        steps=2,
-        batch_size=2,
-        patch_size=32,
-        val_interval=1,
-        train_images=["train/*.nii.gz"],
-        val_images=["val/*.nii.gz"],
-        **{"network_def#groups": 1},
-    )
+        save_nifti(root / split / f"{split}.nii.gz", values, oblique((1, 1, 3)))
+    return root
+
+
+def start(bundle: Path, phantoms: Path, out: Path, *configs: str, **overrides: object) -> ConfigWorkflow:
+    """Run configs of a bundle, its smallest network, in this process."""
+    files = [str(bundle / "configs" / f"{name}.json") for name in (*configs, "smoke")]
+    settings = {"dataset_dir": str(phantoms), "output_dir": str(out), "device": "$torch.device('cpu')", **overrides}
+    workflow = ConfigWorkflow(files, workflow_type=configs[0], logging_file=False, **settings)
     workflow.initialize()
     workflow.run()
-    assert np.isfinite(workflow.evaluator.state.metrics["val_psnr"])
-    source, out = tmp_path / "val" / "a.nii.gz", tmp_path / "out"
-    overrides = {"ckpt_path": str(tmp_path / "run" / "model.pt"), "network_def#groups": 1}
-    parser = ConfigParser(read(bundle / "configs" / "inference.json"))
-    run_inference(source, out, weights=parser["weights"], **overrides)
-    assert (out / "a_srx4.nii.gz").exists()
+    return workflow
+
+
+STEPS = {"steps": 2, "val_interval": 1, "batch_size": 2, "patch_size": 32}
+
+
+@each_bundle
+def test_training_goes_on_where_it_stopped_and_its_weights_serve_inference_and_evaluation(bundle, phantoms, tmp_path):
+    start(bundle, phantoms, tmp_path / "run", "train", **STEPS, minutes=1e-9)
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 1
+    workflow = start(bundle, phantoms, tmp_path / "run", "train", **STEPS)
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["step"] == 2 and len(state["best"]["history"]) == 2
+    assert set(workflow.parser["validate"]["key_metric"]) <= set(workflow.evaluator.state.metrics)
+
+    weights = str(tmp_path / "run" / "model.pt")
+    test = phantoms / "test"
+    start(bundle, test, tmp_path / "out", "inference", ckpt_path=weights)
+    scale = workflow.parser["scale"]
+    assert (tmp_path / "out" / f"test_srx{scale}.nii.gz").exists()
+    full = read(bundle / "configs" / "inference.json")["network_def"]
     with pytest.raises(SystemExit, match=r"model\.pt: the weights do not fit the network"):
-        run_inference(source, out, weights=parser["weights"], ckpt_path=overrides["ckpt_path"])
+        start(bundle, test, tmp_path / "out", "inference", ckpt_path=weights, network_def=full)
+
+    start(bundle, phantoms, tmp_path / "scores", "inference", "evaluate", ckpt_path=weights)
+    rows = (tmp_path / "scores" / "slices.csv").read_text().splitlines()
+    assert {row.split(",")[0] for row in rows[1:]} == {"bicubic", read(bundle / "configs" / "metadata.json")["name"]}
+
+
+@each_bundle
+@pytest.mark.parametrize("chapter", [3, 4, 5])
+def test_the_protocols_of_the_papers_train_and_evaluate(bundle, chapter, phantoms, tmp_path):
+    datalist = tmp_path / "datalist.json"
+    splits = {"training": "train", "validation": "val", "test": "test"}
+    items = {s: [{"patient": name, "image": f"{name}/{name}.nii.gz"}] for s, name in splits.items()}
+    datalist.write_text(json.dumps(items))
+    overlay, common = f"paper_chapter{chapter}", {"datalist": str(datalist), "crop": [32, 32]}
+    start(bundle, phantoms, tmp_path / "run", "train", overlay, **STEPS, **common)
+    weights = str(tmp_path / "run" / "model.pt")
+    start(bundle, phantoms, tmp_path / "out", "inference", "evaluate", overlay, **common, ckpt_path=weights)
+    summary = read(tmp_path / "out" / "summary.json")
+    assert summary["protocol"] == f"paper, chapter {chapter}" and "maximum" in summary["data_range"]
+    assert summary["border"] == (0 if chapter == 3 else summary["scale"])
+    assert summary["degradation"]["antialias"] is (chapter == 3) and summary["degradation"]["lr_blur"] is (chapter == 4)

@@ -1,0 +1,93 @@
+"""Two processes by torchrun, on CPU: the weights of one process with the whole batch, resume, a stop of both."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import ROOT, blobs, oblique, save_nifti
+
+pytestmark = pytest.mark.slow
+SETTINGS = {"steps": 4, "val_interval": 2, "patch_size": 16, "scale": 2, "val_every": 1}
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2", "-m"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for split, planes in (("train", 4), ("val", 5)):  # 5 planes are no two equal shares
+        (root / split).mkdir()
+        values = (blobs((40, 36, planes), seed=len(split)) * 1000).astype(np.int16)
+        save_nifti(root / split / f"{split}.nii.gz", values, oblique((1, 1, 3)))
+    return root
+
+
+def train(data: Path, output: Path, processes: int, **overrides: object) -> str:
+    """Train the smallest RDST with 4 patches a step, by so many processes; what they printed."""
+    names = ["train", *(["multi_gpu_train"] if processes == 2 else []), "smoke"]
+    files = [f"bundles/rdst/configs/{name}.json" for name in names]
+    options = {"dataset_dir": data, "output_dir": output, "batch_size": 4 // processes, **SETTINGS, **overrides}
+    words = [str(word) for option, value in options.items() for word in (f"--{option}", value)]
+    start = [sys.executable, "-m", *(TORCHRUN if processes == 2 else []), "monai.bundle", "run"]
+    done = subprocess.run(
+        [*start, "--config_file", str(files), *words],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def read(output: Path, name: str) -> dict:
+    return torch.load(output / name, weights_only=True)
+
+
+def distance(first: Path, second: Path) -> float:
+    """Largest difference of the last weights of two runs, which took the same steps."""
+    a, b = (read(output, "last.pt") for output in (first, second))
+    assert a["step"] == b["step"] and a["network"].keys() == b["network"].keys()
+    return max(float((value - b["network"][key]).abs().max()) for key, value in a["network"].items())
+
+
+@pytest.fixture(scope="module")
+def two(data, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("two")
+    train(data, output, processes=2)
+    return output
+
+
+def test_two_processes_end_where_one_with_the_whole_batch_does(data, two, tmp_path):
+    train(data, tmp_path / "one", processes=1)
+    train(data, tmp_path / "other", processes=1, seed=1)
+    assert distance(two, tmp_path / "one") <= 1e-5
+    assert distance(two, tmp_path / "other") > 1e-2  # the comparison can fail
+    best = read(two, "model.pt")
+    assert not any(key.startswith("module.") for key in (*best, *read(two, "last.pt")["network"]))
+    for key, value in read(tmp_path / "one", "model.pt").items():
+        torch.testing.assert_close(best[key], value, atol=1e-5, rtol=0)
+    histories = [read(output, "last.pt")["best"]["history"] for output in (two, tmp_path / "one")]
+    assert [epoch for epoch, _ in histories[0]] == [epoch for epoch, _ in histories[1]] == [1, 2]
+    for (_, shared), (_, alone) in zip(*histories, strict=True):
+        assert abs(shared - alone) <= 1e-3
+
+
+def test_two_processes_go_on_where_they_were_stopped(data, two, tmp_path):
+    train(data, tmp_path, processes=2, minutes=1e-9)
+    assert read(tmp_path, "last.pt")["step"] == 1
+    train(data, tmp_path, processes=2)
+    assert distance(two, tmp_path) <= 1e-7
+    shared, pieces = (read(output, "last.pt")["best"]["history"] for output in (two, tmp_path))
+    assert [value for _, value in pieces] == pytest.approx([value for _, value in shared], abs=1e-5)
+
+
+def test_a_process_whose_time_is_up_stops_the_other_one_too(data, tmp_path):
+    train(data, tmp_path, processes=2, minutes="$1e-9 if @rank == 1 else 1000.0")
+    assert read(tmp_path, "last.pt")["step"] == 1
