@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test test-all lint clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,7 +18,10 @@ $(READY): setup.cfg constraints.txt
 demo: $(READY) ## Super-resolve the brain volume that nibabel ships, and draw what came out
 	$(BIN)/python -m common demo --output_dir demo_output
 
-test: $(READY) ## Run the tests
+test: $(READY) ## Run the tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY) ## Run all tests
 	$(BIN)/python -m pytest
 
 lint: $(READY) ## Check style and types

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 
 from common.info import find_bundles, info
 from common.picture import draw_case
@@ -92,14 +93,18 @@ def test_every_option_in_the_readme_is_a_setting_of_the_config():
     settings = json.loads(INFERENCE.read_text())
     options = re.findall(r"^\| `--(\w+)`", README, flags=re.MULTILINE)
     assert len(options) >= 8 and set(options) <= set(settings)
+    train = ConfigParser(json.loads(INFERENCE.with_name("train.json").read_text()))
+    rows = re.findall(r"^\| (`[a-z_#`, ]+`) \|", README.split("## Train on your data")[1], flags=re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([a-z_#]+)`", row)]
+    assert len(named) >= 12 and all(name in train for name in named)
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("python -m ")])
 def test_the_python_commands_of_the_readme_run(command, image, tmp_path):
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         (tmp_path / "DATA" / split).mkdir(parents=True)
         values = (blobs((60, 50, 4), seed=len(split)) * 1000).astype(np.int16)
-        save_nifti(tmp_path / "DATA" / split / "a.nii.gz", values, oblique((1, 1, 3)))
+        save_nifti(tmp_path / "DATA" / split / f"{split}.nii.gz", values, oblique((1, 1, 3)))
     names = {
         "IN": str(image),
         "OUT": str(tmp_path / "OUT"),
@@ -133,7 +138,7 @@ def test_info_lists_parameters_weights_and_licence_without_loading_them(monkeypa
 
 def test_the_commands_are_listed():
     done = run("common")
-    for name in ("info", "demo", "picture", "store-weights"):
+    for name in ("info", "demo", "picture", "store-weights", "new"):
         assert name in done.stdout + done.stderr
 
 
