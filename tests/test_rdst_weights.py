@@ -63,10 +63,10 @@ def test_an_unseen_brain_is_sharper_than_bicubic_and_where_it_was(network, brain
     with torch.no_grad():
         sr = network(low)
     bicubic = Bicubic(4)(low)
-    assert psnr(sr, brain) > psnr(bicubic, brain) + 0.5
+    assert psnr(sr, brain) > psnr(bicubic, brain) + 1.2
     assert shift(sr, brain).abs().max() < 0.1
     assert abs(float(sr.mean() - brain.mean())) < 0.01
-    assert (CLEAN(sr, (4, 4)) - low).square().mean().sqrt() < 0.02
+    assert (CLEAN(sr, (4, 4)) - low).square().mean().sqrt() < 0.005
 
 
 def test_tiles_of_the_real_network_leave_no_seam(network):
@@ -89,4 +89,4 @@ def test_held_out_patients_gain_over_bicubic(network):
         low, high = DegradeBatch(4)({"label": plane["label"][None]}, "cpu", False)
         with torch.no_grad():
             gains.append(psnr(network(low), high) - psnr(Bicubic(4)(low), high))
-    assert len(gains) >= 5 and min(gains) > 0.3
+    assert len(gains) >= 5 and min(gains) > 2.5
