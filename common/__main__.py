@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import itertools
+import sys
+from collections.abc import Callable, Sequence
 
 import fire
 
@@ -25,5 +28,25 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "store-weights": store_weights,
 }
 
+
+def check_options(arguments: Sequence[str]) -> None:
+    """Refuse an option that the command has not: fire would do the work first and complain afterwards.
+
+    Raises:
+        SystemExit: the first such option, with those that there are.
+    """
+    if not arguments or arguments[0] not in COMMANDS:
+        return
+    has = inspect.signature(COMMANDS[arguments[0]]).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in has.values()):
+        return
+    for word in itertools.takewhile(lambda word: word != "--", arguments[1:]):
+        name = word[2:].split("=")[0].replace("-", "_")
+        if word.startswith("--") and name not in (*has, "help"):
+            options = ", ".join(f"--{option}" for option in has)
+            raise SystemExit(f"error: --{name}: {arguments[0]} has no such option; it has {options or 'none'}")
+
+
 if __name__ == "__main__":
+    check_options(sys.argv[1:])
     fire.Fire({name: exits_on_mistake(command) for name, command in COMMANDS.items()}, name="python -m common")

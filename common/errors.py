@@ -34,6 +34,19 @@ def exits_on_mistake(function: Callable[P, R]) -> Callable[P, R]:
     return border
 
 
+def as_flag(value: object, name: str) -> bool:
+    """``value`` as a boolean: the command line gives ``--name false`` as a word, and every word is true to Python.
+
+    Raises:
+        ValueError: neither a boolean nor ``true`` or ``false`` in letters of any case.
+    """
+    words = {"true": True, "false": False}
+    flag = words.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(flag, bool):
+        raise ValueError(f"{name}: must be true or false, got {value}")
+    return flag
+
+
 def find_mistake(error: BaseException) -> BaseException | None:
     """The first ``ValueError`` or ``OSError`` among an exception and its causes; MONAI wraps its own around them."""
     return next((cause for cause in causes(error) if isinstance(cause, (ValueError, OSError))), None)
@@ -44,3 +57,6 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
+
+
+as_flag_or_exit = exits_on_mistake(as_flag)

@@ -20,7 +20,7 @@ from monai.inferers import Inferer
 
 from .blocks.upsample import Bicubic
 from .data.items import Item, paths_of
-from .errors import CaseWarning, exits_on_mistake
+from .errors import CaseWarning, as_flag, exits_on_mistake
 from .inferers import PlaneInferer
 from .io.case import KEY, Case
 from .metrics import METRICS, consistency, score, to_unit
@@ -183,6 +183,7 @@ def evaluate(
     check_settings()
     if method == BICUBIC:
         raise ValueError(f"method: must not be {BICUBIC}, which is the name of the baseline; choose another")
+    pictures = as_flag(pictures, "pictures")
     folder, device = writable(output_dir), torch.device(device)
     bicubic = Bicubic(protocol.scale, protocol.degradation.antialias)  # the kernel that made LR also enlarges it
     baseline = Method(BICUBIC, bicubic, PlaneInferer(protocol.scale, inferer.batch_size), device)
@@ -219,6 +220,9 @@ def _conclude(
         summary["notes"] = _blanks(rows) + [note for r in results for note in r.notes]
         summary["failed"] = failed
         text = markdown(by_patient(rows), method, f"×{protocol.scale}, {protocol.name}")
+        text += (
+            f"\nData range: {summary['data_range']}. {' '.join(f'{note}.' for note in _blanks(rows))}".rstrip() + "\n"
+        )
         write_tables(folder, rows, summary, text)
         logger.info("mean ± SD over patients (%d, with %d slices)\n\n%s", summary["patients"], summary["slices"], text)
         for note in summary["notes"]:

@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
 
 from .consistency import back_project, residual
-from .errors import CaseWarning
+from .errors import CaseWarning, as_flag
 from .geometry import scaled_size, slice_axis_of
 from .memory import MB, bytes_per_pixel, resident_mb
 
@@ -69,7 +69,7 @@ class PlaneInferer(Inferer):
             raise ValueError(f"consistency_bound: must be above 0, got {consistency_bound}; 0.001 is a good start")
         _check_amp_dtype(amp_dtype)
         self.scale, self.batch_size, self.memory_mb = scale, batch_size, memory_mb
-        self.tile, self.overlap, self.self_ensemble = tile, overlap, self_ensemble
+        self.tile, self.overlap, self.self_ensemble = tile, overlap, as_flag(self_ensemble, "self_ensemble")
         self.consistency_bound, self.amp_dtype = consistency_bound, amp_dtype
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:

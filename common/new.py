@@ -47,7 +47,7 @@ def new(name: str, root: str | os.PathLike[str] | None = None) -> str:
         shutil.rmtree(temporary, ignore_errors=True)
     return (
         f"{folder}: made, without weights. Next: its network.py, network_def in train.json and inference.json, "
-        "metadata.json and docs/README.md; see CONTRIBUTING.md"
+        "metadata.json and docs/README.md; see CONTRIBUTING.md. To use it from other folders: pip install -e . again"
     )
 
 

@@ -22,11 +22,11 @@ from monai.engines import SupervisedTrainer
 from tqdm import tqdm
 
 from .data.patches import PatchBatches
-from .errors import exits_on_mistake
+from .errors import as_flag, exits_on_mistake
 from .run import PLACES, check_settings, running_config
 
 LAST, BEST = "last.pt", "model.pt"
-FREE = (*PLACES, "device", "minutes", "imports", "initialize", "finalize", "run", "_comment")
+FREE = (*PLACES, "device", "minutes", "resume", "compile", "imports", "initialize", "finalize", "run", "_comment")
 TRACKING = ("tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0")  # MONAI's own keys
 CONVERGED = 0.02  # dB gained over the last RECENT validations
 RECENT = 5
@@ -286,7 +286,7 @@ def train(trainer: SupervisedTrainer, state: TrainingState, resume: bool = True)
         ValueError: see :meth:`TrainingState.load`; an option is misspelt; or a run is there and ``resume`` is False.
     """
     check_settings()
-    if not resume and state.path.is_file():
+    if not as_flag(resume, "resume") and state.path.is_file():
         raise ValueError(f"{state.path}: a run is there already; choose another --output_dir, or pass --resume true")
     state.path.parent.mkdir(parents=True, exist_ok=True)
     step = state.load(trainer)

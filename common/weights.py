@@ -53,12 +53,19 @@ def load_weights(
                 f"{file}: SHA-256 must be {expected} as metadata.json lists it, got {digest}; "
                 "fetch the bundle again, or pass weights of your own from another folder by --ckpt_path"
             )
+        scale = listed[file.name].get("scale")
+        if scale != getattr(network, "scale", scale):
+            raise ValueError(
+                f"{file}: these weights are for scale {scale}, the network is for scale {network.scale}; "
+                "pass weights of that scale by --ckpt_path, or train them"
+            )
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         # PyTorch's own text advises to load the file unsafely
         raise ValueError(
-            f"{file}: must be a PyTorch state dict of nothing but tensors; save network.state_dict() by torch.save"
+            f"{file}: must be a PyTorch state dict of nothing but tensors, and whole; copy the file again, "
+            "or save network.state_dict() by torch.save"
         ) from error
     state = state.get("model", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -142,6 +142,13 @@ def test_the_commands_are_listed():
         assert name in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("command", [["new", "my_method", "--frob", "3"], ["datalist", "folder", "--sed=3"]])
+def test_an_unknown_option_is_refused_before_anything_is_done(command, tmp_path):
+    done = run("common", *command, cwd=ROOT)
+    assert done.returncode == 1 and "has no such option; it has --" in done.stderr
+    assert not (ROOT / "bundles" / "my_method").exists() and not (ROOT / "datalist.json").exists()
+
+
 def test_a_picture_of_two_volumes_that_do_not_match_is_refused(tmp_path, image):
     other = save_nifti(tmp_path / "b.nii.gz", np.zeros((80, 68, 3), np.int16), oblique((0.2, 0.2, 4)))
     with pytest.raises(ValueError, match=r"b\.nii\.gz: must have as many planes as"):

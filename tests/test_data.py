@@ -62,7 +62,7 @@ def test_volumes_of_air_are_refused(tmp_path):
     values = np.zeros((20, 20, 4), np.int16)
     values[0, 0] = 5
     path = save_nifti(tmp_path / "a.nii.gz", values, oblique((1, 1, 3)))
-    with pytest.raises(ValueError, match=r"no plane has 10% of foreground; lower min_foreground"):
+    with pytest.raises(ValueError, match=r"a\.nii\.gz: no plane has 10% of foreground .*--min_foreground"):
         load_planes(items(path), PREPROCESSING)
     assert torch.is_tensor(load_planes(items(path), PREPROCESSING, min_foreground=0.001)[0]["label"])
 

@@ -262,6 +262,7 @@ def test_links_keep_their_own_place(tmp_path):
     [
         ({"tile": 20}, "tile: must be at least 64, twice the overlap, got 20"),
         ({"amp_dtype": "float16"}, "float16 overflows in Swin layers"),
+        ({"self_ensemble": "maybe"}, "self_ensemble: must be true or false, got maybe"),
         ({"self_ensembel": True}, "--self_ensembel: there is no such setting; did you mean --self_ensemble?"),
         ({"slice_axs": 0}, "--slice_axs: there is no such setting; did you mean --slice_axis?"),
     ],

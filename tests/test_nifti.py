@@ -182,6 +182,7 @@ def test_four_channels_come_and_go_as_the_last_axis(tmp_path):
         ((6, 5, 4, 3), {"volume": 0, "in_channels": 3}, "--volume gives 1"),
         ((6, 5, 4, 3, 2), {"volume": 0}, "at most four axes"),
         ((6, 5, 4), {"slice_axis": 3}, "--slice_axis must be 0, 1 or 2, got 3"),
+        ((6, 5), {"slice_axis": 0}, "the file holds a single plane, --slice_axis must be 2, got 0; leave it out"),
     ],
 )
 def test_shapes_that_need_a_choice_are_refused_with_it(tmp_path, shape, options, message):

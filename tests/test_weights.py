@@ -42,6 +42,15 @@ def test_a_changed_shipped_file_is_refused_before_it_is_read(bundle):
         load_weights(Convolve(2), file, bundle, listed(bundle))
 
 
+def test_shipped_weights_of_another_scale_are_refused_by_scale(bundle, tmp_path):
+    torch.save(Convolve(2).state_dict(), tmp_path / "trained.pt")
+    store_weights(str(tmp_path / "trained.pt"), str(bundle), scale=2)
+    network = Convolve(4)
+    network.scale = 4
+    with pytest.raises(ValueError, match=r"model\.pt: these weights are for scale 2, the network is for scale 4; pass"):
+        load_weights(network, bundle / "models" / "model.pt", bundle, listed(bundle))
+
+
 def test_an_unlisted_file_among_the_shipped_ones_is_refused(bundle, tmp_path):
     os.rename(tmp_path / "trained.pt", bundle / "models" / "other.pt")
     with pytest.raises(ValueError, match=r"other\.pt: SHA-256 must be None"):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import exits_on_mistake
+from ..errors import as_flag, exits_on_mistake
 
 KEY = "label"  # of the planes and of the batches: HR is what the network must reach
 
@@ -76,7 +76,7 @@ class PatchBatches:
         self.offsets = np.cumsum([0, *(size.prod() for size in self.sizes[:-1])])
         self.pixels = torch.cat([image.flatten(1) for image in images], dim=1).to(device)
         self.batch_size, self.seed = batch_size, seed
-        self.turns = 1 if not augment else 8 if self.patch_size[0] == self.patch_size[1] else 4
+        self.turns = 1 if not as_flag(augment, "augment") else 8 if self.patch_size[0] == self.patch_size[1] else 4
         self.rank, self.world_size, self.start = rank, world_size, 0
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:

@@ -13,7 +13,7 @@ from monai.transforms.utils import generate_spatial_bounding_box
 from ..errors import exits_on_mistake
 from ..io.case import Case
 from ..io.transforms import CaseLoadImaged
-from .items import SPLITS, Item, read_splits
+from .items import SPLITS, Item, paths_of, read_splits
 
 FOREGROUND = 0.05  # of the 99th percentile of a volume
 
@@ -57,8 +57,11 @@ def load_planes(
             name = f"{image.meta['filename_or_obj']}, plane {number}"
             planes.append({"label": torch.as_tensor(plane).clone(), "name": name})
     if not planes:
-        names = [item["patient"] for item in items]
-        raise ValueError(f"{names}: no plane has {min_foreground:.0%} of foreground; lower min_foreground")
+        names = ", ".join(path for item in items for path in paths_of(item))
+        raise ValueError(
+            f"{names}: no plane has {min_foreground:.0%} of foreground (voxels above 5 % of the 99th percentile); "
+            "look at the images, or pass a smaller --min_foreground"
+        )
     return planes
 
 

@@ -87,7 +87,9 @@ def read_nifti(
         shape=tuple(int(n) for n in image.shape),
         volume=index,
         channels_last=channels_last and values.shape[0] > 1,
-        slice_axis=find_slice_axis(affine, values.shape[1:]) if slice_axis is None else _axis(path, slice_axis),
+        slice_axis=find_slice_axis(affine, values.shape[1:])
+        if slice_axis is None
+        else _axis(path, slice_axis, image.shape),
         affine=tuple(tuple(float(v) for v in row) for row in affine),
         units=image.header.get_xyzt_units()[0] if isinstance(image, nib.Nifti1Pair) else "mm",
     )
@@ -242,9 +244,11 @@ def _stored_values(path: str | os.PathLike[str], image: Any) -> np.ndarray:
     return stored
 
 
-def _axis(path: str | os.PathLike[str], axis: int) -> int:
+def _axis(path: str | os.PathLike[str], axis: int, shape: tuple[int, ...]) -> int:
     if axis not in (0, 1, 2):
         raise ValueError(f"{path}: --slice_axis must be 0, 1 or 2, got {axis}")
+    if len(shape) == 2 and axis != 2:
+        raise ValueError(f"{path}: the file holds a single plane, --slice_axis must be 2, got {axis}; leave it out")
     return axis
 
 

@@ -17,7 +17,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged, SaveImaged
 
-from ..errors import CaseWarning
+from ..errors import CaseWarning, as_flag
 from .case import KEY, Case
 from .nifti import fit_to_stored_type, read_nifti, stem, write_nifti
 
@@ -41,7 +41,7 @@ class CaseLoadImaged(LoadImaged):
         analyze: bool = False,
     ) -> None:
         super().__init__(keys, reader="NibabelReader", ensure_channel_first=True)
-        self.in_channels, self.volume, self.channels_last = in_channels, volume, channels_last
+        self.in_channels, self.volume, self.channels_last = in_channels, volume, as_flag(channels_last, "channels_last")
         self.slice_axis, self.analyze = slice_axis, analyze
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:

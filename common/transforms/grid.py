@@ -81,4 +81,4 @@ class CheckConsistencyd(MapTransform):
 
 
 def _mean_square(sr: torch.Tensor, lr: torch.Tensor) -> float:
-    return float(residual(sr.float(), lr.float()).square().mean(dtype=torch.float64))
+    return float(residual(sr.float(), lr.float()).double().square().mean())
