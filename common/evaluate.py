@@ -23,11 +23,12 @@ from .data.items import Item, paths_of
 from .errors import CaseWarning, as_flag, exits_on_mistake
 from .inferers import PlaneInferer
 from .io.case import KEY, Case
+from .io.whole import write_whole
 from .metrics import METRICS, consistency, score, to_unit
 from .picture import draw_comparison
 from .protocol import Pair, Preprocessing, Protocol, make_pair
 from .run import check_settings, config_sha256, explain, writable
-from .tables import BICUBIC, COLUMNS, Row, by_patient, markdown, mean, summarise, write_tables, write_whole
+from .tables import BICUBIC, COLUMNS, Row, by_patient, markdown, mean, summarise, write_tables
 
 logger = logging.getLogger("common.evaluate")
 

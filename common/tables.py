@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from .io.whole import write_whole
 
 BICUBIC = "bicubic"
 COLUMNS = {  # name: heading, digits
@@ -116,18 +117,6 @@ def write_tables(folder: Path, rows: Sequence[Row], summary: dict[str, Any], tex
     content = json.dumps(_plain(summary), indent=4, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(folder / "summary.json", lambda path: path.write_text(content, encoding="utf-8"))
     write_whole(folder / "summary.md", lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make the file under a temporary name, then rename it: whole or not at all."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error}); make room, or choose another --output_dir") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

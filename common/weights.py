@@ -14,6 +14,7 @@ import torch
 import torch.nn as nn
 
 from .errors import exits_on_mistake
+from .io.whole import write_whole
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -113,12 +114,12 @@ def store_weights(path: str, bundle: str, name: str = "model.pt", **about: Any) 
     if not all(torch.isfinite(value).all() for value in halved.values()):
         raise ValueError(f"{path}: weights must be finite in half precision; store them in float32 by hand")
     file = Path(bundle) / "models" / name
-    file.parent.mkdir(exist_ok=True)
-    torch.save(halved, file)
+    write_whole(file, lambda temporary: torch.save(halved, temporary))
     metadata = Path(bundle) / "configs" / "metadata.json"
-    content = json.loads(metadata.read_text())
+    content = json.loads(metadata.read_text(encoding="utf-8"))
     content.setdefault("weights", {})[name] = {"sha256": sha256(file), **about}
-    metadata.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=4, ensure_ascii=False) + "\n"
+    write_whole(metadata, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return content["weights"][name]["sha256"]
 
 

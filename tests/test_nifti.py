@@ -241,7 +241,7 @@ def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(nib.Nifti1Image, "to_filename", full)
-    with pytest.raises(OSError, match=r"b\.nii\.gz: cannot be written .*No space left.*choose another --output_dir"):
+    with pytest.raises(OSError, match=r"b\.nii\.gz: cannot be written .*No space left.*choose another folder"):
         write_nifti(values, case, target)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.nii.gz"] and target.read_bytes() == b"earlier result"
 
@@ -250,7 +250,7 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
     path = save_nifti(tmp_path / "a.nii.gz", volume("uint8"), AFFINE)
     values, case = read_nifti(path)
     (tmp_path / "sub").write_text("in the way")
-    with pytest.raises(OSError, match=r"sub/b\.nii\.gz: cannot be written .*choose another --output_dir"):
+    with pytest.raises(OSError, match=r"sub/b\.nii\.gz: cannot be written .*choose another folder"):
         write_nifti(values, case, tmp_path / "sub" / "b.nii.gz")
 
 

@@ -11,7 +11,9 @@ from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.data.layouts import datalist
-from common.training import KeepBest, StopAtNaN, count_epochs, refuse_other_settings, save_whole
+from common.handlers import KeepBest, StopAtNaN
+from common.io.whole import write_whole
+from common.training import count_epochs, refuse_other_settings
 from tests.helpers import ROOT, blobs, oblique, save_nifti
 
 TRAIN = ROOT / "bundles" / "rdst" / "configs" / "train.json"
@@ -121,6 +123,13 @@ def test_a_run_tracked_by_mlflow_goes_on_without_it(data, tmp_path):
     run(data, tmp_path / "run", minutes=1e-9, tracking="mlflow")
     run(data, tmp_path / "run")
     assert_same(state(tmp_path / "run"), state(tmp_path / "whole"))
+
+
+def test_weights_of_an_unknown_run_are_not_replaced(data, tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"dear")
+    with pytest.raises(SystemExit, match=r"model\.pt: would be replaced, and there is no last\.pt of its run"):
+        run(data, tmp_path)
+    assert (tmp_path / "model.pt").read_bytes() == b"dear"
 
 
 def test_a_finished_run_is_left_alone(data, tmp_path):
@@ -267,7 +276,7 @@ def test_nested_settings_are_compared():
 
 
 def test_a_state_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    save_whole({"a": 1}, tmp_path / "last.pt")
+    write_whole(tmp_path / "last.pt", lambda path: torch.save({"a": 1}, path))
 
     def fail(content, path):
         Path(path).write_bytes(b"half")
@@ -275,6 +284,6 @@ def test_a_state_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match=r"last\.pt: cannot be written \(no space left on device\); make room"):
-        save_whole({"a": 2}, tmp_path / "last.pt")
+        write_whole(tmp_path / "last.pt", lambda path: torch.save({"a": 2}, path))
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
     assert torch.load(tmp_path / "last.pt", weights_only=True) == {"a": 1}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io.nifti import SUFFIXES, stem
+from ..io.whole import write_whole
 from .items import SPLITS, Item, check_splits
 
 
@@ -138,8 +139,8 @@ def datalist(
     for split in SPLITS:
         content[split] = [item for item in items if item["patient"] in drawn[split]]
     check_splits(content, out)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    Path(out).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2) + "\n"
+    write_whole(out, lambda path: path.write_text(text, encoding="utf-8"))
     split_sizes = ", ".join(f"{len(drawn[split])} {split}" for split in SPLITS)
     return f"{out}: {split_sizes} patients of {len(patients)}; paths are relative to {root}"
 

@@ -16,6 +16,7 @@ from nibabel.wrapstruct import WrapStructError
 from ..errors import CaseWarning
 from ..geometry import check_affine, find_slice_axis, resized_affine
 from .case import Case
+from .whole import write_whole
 
 SUFFIXES = (".nii.gz", ".nii")
 ANALYZE = (".img", ".hdr")
@@ -139,7 +140,7 @@ def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> 
     _drop_stale_slice_times(image.header, old, size)
     image.set_data_dtype(stored.dtype)
     image.header.set_slope_inter(case.slope, case.intercept)
-    _write_whole(image, Path(path))
+    write_whole(path, image.to_filename)
 
 
 def _limits(case: Case) -> tuple[float, float]:
@@ -160,19 +161,6 @@ def _shaped(stored: np.ndarray, case: Case) -> np.ndarray:
     if len(case.shape) == 2:
         return stored[0, :, :, 0]
     return np.moveaxis(stored, 0, -1).reshape(*stored.shape[1:], *case.shape[3:])
-
-
-def _write_whole(image: Any, path: Path) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.to_filename(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error}); make room, or choose another --output_dir") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def _open(path: str | os.PathLike[str], analyze: bool = False) -> Any:  # nibabel's types hide what its images can do

@@ -1,0 +1,170 @@
+"""Handlers of a training: the weights of the best validation, a stop at NaN, a bar with the time left."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from .data.patches import PatchBatches
+from .io.whole import write_whole
+
+BEST = "model.pt"
+CONVERGED = 0.02  # dB gained over the last RECENT validations
+RECENT = 5
+logger = logging.getLogger("common.training")
+
+
+class KeepBest:
+    """Handler of the evaluator: keep the weights of the best validation in ``output_dir/model.pt``.
+
+    Args:
+        output_dir: folder of the run.
+        network: whose weights are kept, as a plain state dict.
+        metric: of the evaluator; larger is better.
+        writes: False for all processes but one.
+    """
+
+    def __init__(
+        self, output_dir: str | os.PathLike[str], network: nn.Module, metric: str = "val_psnr", writes: bool = True
+    ) -> None:
+        self.path, self.network, self.metric, self.writes = Path(output_dir) / BEST, network, metric, writes
+        self.history: list[tuple[int, float]] = []
+        self.best = -math.inf
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        value = float(engine.state.metrics[self.metric])
+        self.history.append((int(engine.state.epoch), value))
+        if value > self.best:
+            self.best = value
+            if self.writes:
+                state = plain(self.network).state_dict()
+                write_whole(self.path, lambda path: torch.save(state, path))
+        logger.info(
+            "validation %d: %s %.3f, best %.3f%s", engine.state.epoch, self.metric, value, self.best, self.note()
+        )
+
+    def note(self) -> str:
+        """Whether the last validations still gained."""
+        if len(self.history) <= RECENT:
+            return ""
+        before = max(value for _, value in self.history[:-RECENT])
+        gain = max(value for _, value in self.history[-RECENT:]) - before
+        word = "converged" if gain < CONVERGED else "not converged"
+        return f", {gain:+.3f} over the last {RECENT}: {word}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.history, self.best = [(int(n), float(v)) for n, v in state["history"]], float(state["best"])
+
+
+class StopAtNaN:
+    """Handler of the trainer: stop where the loss is not finite, and name the batch.
+
+    The losses are looked at every ``interval`` steps and before each validation, so that an accelerator need not wait.
+
+    Args:
+        batches: knows what each step saw.
+        interval: steps between two looks.
+    """
+
+    def __init__(self, batches: PatchBatches, interval: int = 50) -> None:
+        self.batches, self.interval = batches, interval
+        self._losses: list[torch.Tensor] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self._losses.append(_loss(engine))
+        before_validation = engine.state.iteration % epoch_length(engine) == 0
+        if before_validation or len(self._losses) >= self.interval:
+            self.check(engine.state.iteration)
+
+    def check(self, step: int) -> None:
+        """Look at the losses up to ``step``, the last one.
+
+        Raises:
+            ValueError: one of them is NaN or infinite.
+        """
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses)
+        self._losses = []
+        bad = (~torch.isfinite(losses)).nonzero().flatten()
+        if len(bad):
+            number = step - len(losses) + int(bad[0]) + 1
+            raise ValueError(
+                f"step {number}: the loss must be finite, got {float(losses[bad[0]])} "
+                f"on {self.batches.describe(number - 1)}; "
+                "look at these planes, or pass a smaller --learning_rate; the last state saved is before it"
+            )
+
+
+class ShowProgress:
+    """Handler of the trainer: a bar over all steps with steps a second, time left and loss; silent where no one looks.
+
+    Args:
+        steps: of the whole schedule.
+        writes: False for all processes but one.
+    """
+
+    def __init__(self, steps: int, writes: bool = True) -> None:
+        self.steps, self.writes = steps, writes
+        self._bar: Any = None
+        self._first, self._started = 0, 0.0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+
+    def _open(self, engine: Engine) -> None:
+        self._first, self._started = engine.state.iteration, time.perf_counter()
+        disable = None if self.writes else True  # None: only where a terminal shows it
+        self._bar = tqdm(total=self.steps, initial=self._first, unit="step", disable=disable, dynamic_ncols=True)
+
+    def _advance(self, engine: Engine) -> None:
+        self._bar.update()
+        if engine.state.iteration % 50 == 0:
+            self._bar.set_postfix(loss=f"{float(_loss(engine)):.4f}", refresh=False)
+
+    def _close(self, engine: Engine) -> None:
+        self._bar.close()
+        if self.writes:
+            done = engine.state.iteration - self._first
+            rate = done / max(time.perf_counter() - self._started, 1e-9)
+            logger.info(
+                "%d of %d steps done, %.2f steps a second with validation", engine.state.iteration, self.steps, rate
+            )
+
+
+def _loss(engine: Engine) -> torch.Tensor:
+    output: Any = engine.state.output
+    loss = output[0]["loss"] if isinstance(output, list) else output["loss"]  # a list where the batch was decollated
+    return torch.as_tensor(loss).detach()
+
+
+def epoch_length(engine: Engine) -> int:
+    """Steps from one validation to the next."""
+    assert engine.state.epoch_length is not None
+    return engine.state.epoch_length
+
+
+def plain(part: Any) -> Any:
+    """``part``, or the module that it distributes: a state dict has no trace of several processes."""
+    return part.module if isinstance(part, nn.parallel.DistributedDataParallel) else part
