@@ -13,13 +13,13 @@ import torch
 from monai.metrics import CumulativeIterationMetric, MultiScaleSSIMMetric, PSNRMetric, SSIMMetric
 
 from .transforms.degradation import Degradation
+from .transforms.intensity import sampled_quantile
 
 METRICS: dict[str, tuple[Callable[[], CumulativeIterationMetric], int]] = {  # and the least side that each can judge
     "psnr": (partial(PSNRMetric, max_val=1.0), 1),
     "ssim": (partial(SSIMMetric, spatial_dims=2, data_range=1.0), 11),
     "ms_ssim": (partial(MultiScaleSSIMMetric, spatial_dims=2, data_range=1.0), 176),
 }
-SAMPLE = 1_000_000  # voxels, evenly spaced, that a quantile is taken from
 
 
 def data_range(volume: torch.Tensor, quantile: float) -> torch.Tensor:
@@ -36,7 +36,7 @@ def data_range(volume: torch.Tensor, quantile: float) -> torch.Tensor:
         raise ValueError(f"range_quantile: must be above 0 and at most 1, got {quantile}; 0.999 is a good start")
     flat = volume.flatten(1)
     low, top = flat.amin(1), flat.amax(1)
-    high = top if quantile == 1 else torch.quantile(flat[:, :: max(1, flat.shape[1] // SAMPLE)], quantile, dim=1)
+    high = top if quantile == 1 else torch.tensor([sampled_quantile(channel, quantile) for channel in flat]).to(top)
     return torch.stack([low, torch.where(high > low, high, top)], dim=1)
 
 
