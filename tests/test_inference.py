@@ -300,3 +300,11 @@ def test_what_nobody_foresaw_is_named_too(tmp_path):
     with pytest.raises(SystemExit, match=r"a\.nii\.gz: unexpected TypeError: .*please report it"):
         run_inference(path, tmp_path / "out", **identity(), inferer={"_target_": "tests.helpers.Misfit"})
     assert "TypeError" in lines(tmp_path / "out")[0]["error"]
+
+
+def test_the_residual_of_huge_values_is_a_number_that_json_knows(tmp_path):
+    values = (blobs((20, 18, 2)) * 1e33).astype(np.float32)
+    path = save_nifti(tmp_path / "a.nii.gz", values, oblique((1, 1, 3)))
+    network = {"scale": 2, "network_def": {"_target_": "tests.helpers.Interpolate", "scale": 2}}
+    run_inference(path, tmp_path / "out", **network)
+    assert 0 < lines(tmp_path / "out")[0]["consistency_residual"] < 1

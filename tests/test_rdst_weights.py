@@ -1,5 +1,6 @@
 """The shipped weights on an image that no one trained on: the brain volume among nibabel's own test files."""
 
+import copy
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from nibabel.testing import data_path
 
+from common.blocks.swin import WindowAttention
 from common.blocks.upsample import Bicubic
 from common.data.planes import load_planes
 from common.inferers import PlaneInferer
@@ -67,6 +69,17 @@ def test_an_unseen_brain_is_sharper_than_bicubic_and_where_it_was(network, brain
     assert shift(sr, brain).abs().max() < 0.1
     assert abs(float(sr.mean() - brain.mean())) < 0.01
     assert (CLEAN(sr, (4, 4)) - low).square().mean().sqrt() < 0.005
+
+
+def test_attention_carries_part_of_the_gain(network, brain):
+    """Weights that learn slowly gain by their convolutions alone; this tells whether the Swin layers work."""
+    low, idle = CLEAN(brain, (4, 4)), copy.deepcopy(network)
+    with torch.no_grad():
+        for module in idle.modules():
+            if isinstance(module, WindowAttention):
+                module.proj.weight.zero_()
+                module.proj.bias.zero_()
+        assert psnr(network(low), brain) > psnr(idle(low), brain) + 0.3
 
 
 def test_tiles_of_the_real_network_leave_no_seam(network):
