@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .consistency import residual
 from .geometry import scaled_size
 from .io.case import Case
-from .io.nifti import read_nifti
+from .io.formats import read_image
 from .transforms.degradation import resample
 
 PANEL = 512  # pixels, the longer side of a panel
@@ -38,8 +38,8 @@ def draw_case(
     Raises:
         ValueError: ``result`` is not a magnification of ``source`` in planes.
     """
-    low_volume, case = read_nifti(source, volume=volume)
-    high_volume, _ = read_nifti(result)
+    low_volume, case = read_image(source, volume=volume)
+    high_volume, _ = read_image(result)
     axis = case.slice_axis
     if low_volume.shape[axis + 1] != high_volume.shape[axis + 1]:
         raise ValueError(

@@ -38,5 +38,6 @@ def test_an_image_that_a_host_read_is_saved_as_float32(tmp_path):
 
 
 def test_folders_are_repeated_below_the_output(tmp_path):
-    assert output_path(tmp_path / "in/p1/a.nii", "out", "srx4", tmp_path / "in").as_posix() == "out/p1/a_srx4.nii.gz"
-    assert output_path(tmp_path / "in/a.nii", "out", "srx4", tmp_path / "in/a.nii").as_posix() == "out/a_srx4.nii.gz"
+    inputs = tmp_path / "in"
+    assert output_path(inputs / "p1/a.nii", ".nii", "out", "srx4", inputs).as_posix() == "out/p1/a_srx4.nii"
+    assert output_path(inputs / "a.nii", ".nii", "out", "srx4", inputs / "a.nii").as_posix() == "out/a_srx4.nii"

@@ -7,7 +7,8 @@ import pytest
 
 from common.errors import CaseWarning
 from common.io.case import Case
-from common.io.nifti import fit_to_stored_type, read_nifti, stem, write_nifti
+from common.io.formats import stem
+from common.io.nifti import fit_to_stored_type, read_nifti, write_nifti
 from tests.helpers import oblique, save_nifti, stored
 
 AFFINE = oblique((0.9, 0.9, 3.0))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..io.nifti import SUFFIXES
+from ..io.formats import SUFFIXES
 
 OURS = re.compile(r"_srx[0-9.]+$")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import exits_on_mistake
-from ..io.nifti import stem
+from ..io.formats import stem
 from .files import match_images
 
 SPLITS = ("training", "validation", "test")  # MONAI's names

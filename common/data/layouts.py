@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..io.nifti import SUFFIXES, stem
+from ..io.formats import SUFFIXES, stem
 from ..io.whole import write_whole
 from .items import SPLITS, Item, check_splits
 

@@ -11,12 +11,32 @@ KEY = "case"  # of the meta data of an image; its value is a JSON string, which 
 
 
 @dataclass(frozen=True)
+class Part:
+    """A plane of an image that is stored plane by plane, as a DICOM series is.
+
+    Attributes:
+        path: of its file; one in an archive is named by :mod:`common.io.archive`.
+        frame: its number in that file, from 0.
+        slope, intercept: real value = slope · stored + intercept.
+        low, high: least and largest stored value that its bits can hold.
+    """
+
+    path: str
+    frame: int
+    slope: float
+    intercept: float
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
 class Case:
     """How an image was stored. Only reader, writer and geometry look into it.
 
     Attributes:
-        source: path of the file.
-        format: ``"nifti"``.
+        source: path of the file; of a series of files, its folder and a name that :mod:`common.io.dicom` gives.
+        format: a name of :data:`common.io.formats.FORMATS`.
+        suffix: that the result's name ends with; ``""`` where the result is a folder.
         dtype: NumPy name of the stored type, byte order included, e.g. ``"<i2"``.
         slope, intercept: what makes real values of the stored ones: slope · stored + intercept.
         shape: shape of the stored array.
@@ -25,10 +45,12 @@ class Case:
         slice_axis: axis across which the planes are stacked, 0 to 2.
         affine: voxel to world (RAS, in ``units``), 4 × 4.
         units: of space, e.g. ``"mm"``.
+        parts: the planes, where each is stored by itself.
     """
 
     source: str
     format: str
+    suffix: str
     dtype: str
     slope: float
     intercept: float
@@ -38,6 +60,7 @@ class Case:
     slice_axis: int
     affine: tuple[tuple[float, ...], ...]
     units: str
+    parts: tuple[Part, ...] = ()
 
     def to_meta(self) -> str:
         return json.dumps(asdict(self))
@@ -51,4 +74,5 @@ class Case:
         fields = json.loads(text if isinstance(text, str) else text[0])  # a list of one while it is a batch
         fields["shape"] = tuple(fields["shape"])
         fields["affine"] = tuple(tuple(row) for row in fields["affine"])
+        fields["parts"] = tuple(Part(**part) for part in fields["parts"])
         return cls(**fields)

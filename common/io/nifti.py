@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 import zlib
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -16,6 +15,7 @@ from nibabel.wrapstruct import WrapStructError
 from ..errors import CaseWarning
 from ..geometry import check_affine, find_slice_axis, resized_affine
 from .case import Case
+from .values import float32_limits, round_and_clip, to_float32
 from .whole import write_whole
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -31,15 +31,6 @@ READ_ERRORS = (
     zlib.error,
     ValueError,
 )
-
-
-def stem(path: str | os.PathLike[str]) -> str:
-    """File name without ``.nii``, ``.nii.gz``, ``.img`` or ``.hdr``."""
-    name = Path(path).name
-    for suffix in SUFFIXES + ANALYZE:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
 
 
 def read_nifti(
@@ -74,14 +65,12 @@ def read_nifti(
     stored = _stored_values(path, image)
     space = stored.reshape(*_space(image.shape), -1)
     channels = np.moveaxis(space if index is None else space[..., [index]], -1, 0)
-    with np.errstate(over="ignore"):  # what overflows is refused below
-        values = channels.astype(np.float32)
-    if stored.dtype.itemsize > 2 and stored.dtype.newbyteorder("=") != np.float32:
-        _check_float32(path, channels, values)
+    values = to_float32(path, channels)
     affine = np.asarray(image.affine, dtype=np.float64)
     case = Case(
         source=str(path),
         format="nifti",
+        suffix=next(suffix for suffix in SUFFIXES + ANALYZE if str(path).lower().endswith(suffix)),
         dtype=image.get_data_dtype().str,
         slope=float(image.dataobj.slope),
         intercept=float(image.dataobj.inter),
@@ -103,30 +92,30 @@ def fit_to_stored_type(array: np.ndarray, case: Case) -> int:
     Returns:
         How many values had to be clipped. Float types are left alone.
     """
-    low, high = _limits(case)
-    if np.dtype(case.dtype).kind == "f":
+    dtype = np.dtype(case.dtype)
+    if dtype.kind == "f":
         return 0
-    clipped = 0
-    for place in np.ndindex(array.shape[:2]):  # a plane at a time: a volume is large enough once
-        rounded = np.rint(array[place])
-        clipped += int(np.count_nonzero((rounded < low) | (rounded > high)))
-        array[place] = np.clip(rounded, low, high)
-    return clipped
+    low, high = float32_limits(dtype)
+    return round_and_clip(array, *((-high, -low) if case.slope < 0 else (low, high)))
 
 
-def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> None:
+def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> int:
     """Write a super-resolved ``(C, X, Y, Z)`` array in the stored type and header of ``case``, whole or not at all.
 
     Both the sform and the qform of the source are carried to the new grid, with their codes.
 
     Args:
-        array: values that :func:`fit_to_stored_type` has fitted.
+        array: of the sign that :func:`read_nifti` gives; :func:`fit_to_stored_type` fits it in place.
         case: record of the source.
         path: ``.nii`` or ``.nii.gz``.
+
+    Returns:
+        How many values had to be clipped to the stored type.
 
     Raises:
         OSError: the file cannot be written; no part of it stays.
     """
+    clipped = fit_to_stored_type(array, case)
     source = _open(case.source)
     stored = np.empty(array.shape, np.dtype(case.dtype))
     for place in np.ndindex(array.shape[:2]):
@@ -141,17 +130,7 @@ def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> 
     image.set_data_dtype(stored.dtype)
     image.header.set_slope_inter(case.slope, case.intercept)
     write_whole(path, image.to_filename)
-
-
-def _limits(case: Case) -> tuple[float, float]:
-    """Least and largest float32 that the stored type can hold, in the sign of the values that the reader gives."""
-    dtype = np.dtype(case.dtype)
-    if dtype.kind == "f":
-        return -np.inf, np.inf
-    info = np.iinfo(dtype)
-    low, high = np.float32(info.min), np.float32(info.max)
-    high = high if int(high) <= info.max else np.nextafter(high, np.float32(0))  # 2**31 - 1 itself is no float32
-    return (-float(high), -float(low)) if case.slope < 0 else (float(low), float(high))
+    return clipped
 
 
 def _shaped(stored: np.ndarray, case: Case) -> np.ndarray:
@@ -238,16 +217,6 @@ def _axis(path: str | os.PathLike[str], axis: int, shape: tuple[int, ...]) -> in
     if len(shape) == 2 and axis != 2:
         raise ValueError(f"{path}: the file holds a single plane, --slice_axis must be 2, got {axis}; leave it out")
     return axis
-
-
-def _check_float32(path: str | os.PathLike[str], stored: np.ndarray, values: np.ndarray) -> None:
-    with np.errstate(invalid="ignore", over="ignore"):
-        same = (values.astype(stored.dtype) == stored) | (stored != stored)
-    if not same.all():
-        raise ValueError(
-            f"{path}: every {stored.dtype.name} value must fit in float32, got {stored[~same].flat[0]}; "
-            "convert the file to float32 or a 16-bit type if that loss is acceptable"
-        )
 
 
 def _zooms(header: nib.Nifti1Header, old: tuple[int, ...], size: tuple[int, ...], ndim: int) -> tuple[float, ...]:

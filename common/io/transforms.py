@@ -19,7 +19,7 @@ from monai.transforms import LoadImaged, SaveImaged
 
 from ..errors import CaseWarning, as_flag
 from .case import KEY, Case
-from .nifti import fit_to_stored_type, read_nifti, stem, write_nifti
+from .formats import read_image, stem, write_image
 
 
 class CaseLoadImaged(LoadImaged):
@@ -27,7 +27,7 @@ class CaseLoadImaged(LoadImaged):
 
     Args:
         keys: items that hold paths.
-        in_channels, volume, channels_last, slice_axis, analyze: see :func:`common.io.nifti.read_nifti`. An item may
+        in_channels, volume, channels_last, slice_axis, analyze: see :func:`common.io.formats.read_image`. An item may
             also be a list of ``in_channels`` paths, one a channel, on one grid; the record is that of the first.
     """
 
@@ -61,12 +61,12 @@ class CaseLoadImaged(LoadImaged):
 
     def _read(self, paths: str | Sequence[str]) -> tuple[np.ndarray, Case]:
         if isinstance(paths, (str, os.PathLike)):
-            return read_nifti(
+            return read_image(
                 paths, self.in_channels, self.volume, self.channels_last, self.slice_axis, analyze=self.analyze
             )
         if len(paths) != self.in_channels:
             raise ValueError(f"{paths[0]}: the network takes {self.in_channels} channels, got {len(paths)} files")
-        read = [read_nifti(path, 1, self.volume, slice_axis=self.slice_axis, analyze=self.analyze) for path in paths]
+        read = [read_image(path, 1, self.volume, slice_axis=self.slice_axis, analyze=self.analyze) for path in paths]
         first = read[0][1]
         for values, case in read:
             if values.shape != read[0][0].shape or not np.allclose(case.affine, first.affine, atol=1e-3):
@@ -75,7 +75,7 @@ class CaseLoadImaged(LoadImaged):
 
 
 class CaseSaveImaged(SaveImaged):
-    """Save ``(C, X, Y, Z)`` as ``<stem>_<postfix>.nii.gz``, in the stored type and with the header of its source.
+    """Save ``(C, X, Y, Z)`` as ``<stem>_<postfix>``, in the format and stored type and with the header of its source.
 
     The image goes on as it was saved: rounded and clipped to the stored type. One without a record (a host read it) is
     saved by MONAI's own writer as float32.
@@ -112,7 +112,7 @@ class CaseSaveImaged(SaveImaged):
             if case is None:
                 self.saver(d[key])
                 continue
-            path = output_path(case.source, self.output_dir, self.output_postfix, self.data_root_dir)
+            path = output_path(case.source, case.suffix, self.output_dir, self.output_postfix, self.data_root_dir)
             if self._sources.setdefault(path, case.source) != case.source:
                 raise ValueError(
                     f"{case.source}: its result would replace that of {self._sources[path]}; rename one of the two"
@@ -120,8 +120,7 @@ class CaseSaveImaged(SaveImaged):
             if path.exists():
                 warnings.warn(f"an earlier {path.name} was replaced", CaseWarning, stacklevel=2)
             values = d[key].as_tensor().numpy(force=True)
-            clipped = fit_to_stored_type(values, case)
-            write_nifti(values, case, path)
+            clipped = write_image(values, case, path)
             d[key] = MetaTensor(torch.from_numpy(values), meta=d[key].meta)  # what follows sees what was saved
             if clipped:
                 text = f"{clipped} values outside the range of {np.dtype(case.dtype).name} were clipped to it"
@@ -132,12 +131,18 @@ class CaseSaveImaged(SaveImaged):
 
 def output_path(
     source: str | os.PathLike[str],
+    suffix: str,
     output_dir: str | os.PathLike[str],
     output_postfix: str,
     data_root_dir: str | os.PathLike[str] = "",
 ) -> Path:
-    """Where the result of ``source`` goes: its folder below ``data_root_dir``, repeated below ``output_dir``."""
+    """Where the result of ``source`` goes: its folder below ``data_root_dir``, repeated below ``output_dir``.
+
+    Args:
+        source, suffix: of the :class:`Case`.
+        output_dir, output_postfix, data_root_dir: see :class:`CaseSaveImaged`.
+    """
     parent = Path(os.path.abspath(source)).parent  # links keep their own place
     root = Path(os.path.abspath(data_root_dir)) if data_root_dir else parent
     below = parent.relative_to(root) if parent.is_relative_to(root) else Path()
-    return Path(output_dir) / below / f"{stem(source)}_{output_postfix}.nii.gz"
+    return Path(output_dir) / below / f"{stem(source)}_{output_postfix}{suffix}"

@@ -1,0 +1,87 @@
+"""Every file format by one name: its suffixes, its reader and its writer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .case import Case
+from .nifti import ANALYZE, read_nifti, write_nifti
+from .nifti import SUFFIXES as NIFTI
+
+Read = Callable[..., tuple[np.ndarray, Case]]  # (path, in_channels, volume, channels_last, slice_axis, analyze)
+Write = Callable[[np.ndarray, Case, str | os.PathLike[str]], int]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one kind of file is read and written.
+
+    Attributes:
+        suffixes: in lower case, the longer before those that they end with.
+        read: see :func:`read_image`.
+        write: see :func:`write_image`.
+    """
+
+    suffixes: tuple[str, ...]
+    read: Read
+    write: Write
+
+
+FORMATS = {"nifti": Format(NIFTI, read_nifti, write_nifti)}
+SUFFIXES = tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
+
+
+def stem(path: str | os.PathLike[str]) -> str:
+    """File name without the suffix of a format that is read, ``.nii.gz`` as a whole."""
+    name = Path(path).name
+    for suffix in SUFFIXES + ANALYZE:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def read_image(
+    path: str | os.PathLike[str],
+    in_channels: int = 1,
+    volume: int | None = None,
+    channels_last: bool = False,
+    slice_axis: int | None = None,
+    analyze: bool = False,
+) -> tuple[np.ndarray, Case]:
+    """Stored values of an image as ``(C, X, Y, Z)`` float32, and their record.
+
+    Args:
+        path: of a file of any format of :data:`FORMATS`.
+        in_channels: channels that the network takes.
+        volume: which volume of a 4-D NIfTI file to read, from 0.
+        channels_last: take the fourth axis of a NIfTI file as ``in_channels`` channels.
+        slice_axis: axis across which planes are stacked; None to let the format or the affine say.
+        analyze: also take pairs of ``.hdr`` and ``.img``; see :func:`common.io.nifti.read_nifti`.
+
+    Raises:
+        ValueError: unknown, damaged or not for this network; the message names the file and the remedy.
+    """
+    name = str(path).lower()
+    for known in FORMATS.values():
+        if name.endswith(known.suffixes):
+            return known.read(path, in_channels, volume, channels_last, slice_axis, analyze)
+    return read_nifti(path, in_channels, volume, channels_last, slice_axis, analyze)
+
+
+def write_image(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> int:
+    """Write a super-resolved ``(C, X, Y, Z)`` array in the format, stored type and header of ``case``.
+
+    The file is written whole or not at all. ``array`` becomes what was saved: rounded and clipped to the stored type.
+
+    Returns:
+        How many values had to be clipped.
+
+    Raises:
+        OSError: the file cannot be written; no part of it stays.
+    """
+    return FORMATS[case.format].write(array, case, path)
