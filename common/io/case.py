@@ -17,16 +17,10 @@ class Part:
     Attributes:
         path: of its file; one in an archive is named by :mod:`common.io.archive`.
         frame: its number in that file, from 0.
-        slope, intercept: real value = slope · stored + intercept.
-        low, high: least and largest stored value that its bits can hold.
     """
 
     path: str
     frame: int
-    slope: float
-    intercept: float
-    low: int
-    high: int
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from .case import Case
+from .dicom.derived import Provenance
+from .dicom.read import is_dicom_source, read_dicom
+from .dicom.series import SUFFIXES as DICOM
+from .dicom.series import Series
+from .dicom.write import write_dicom
 from .nifti import ANALYZE, read_nifti, write_nifti
 from .nifti import SUFFIXES as NIFTI
 
@@ -24,7 +29,7 @@ class Format:
     Attributes:
         suffixes: in lower case, the longer before those that they end with.
         read: see :func:`read_image`.
-        write: see :func:`write_image`.
+        write: see :func:`write_image`; without provenance, which only DICOM has a place for.
     """
 
     suffixes: tuple[str, ...]
@@ -32,7 +37,7 @@ class Format:
     write: Write
 
 
-FORMATS = {"nifti": Format(NIFTI, read_nifti, write_nifti)}
+FORMATS = {"nifti": Format(NIFTI, read_nifti, write_nifti), "dicom": Format(DICOM, read_dicom, write_dicom)}
 SUFFIXES = tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
 
 
@@ -46,7 +51,7 @@ def stem(path: str | os.PathLike[str]) -> str:
 
 
 def read_image(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Series,
     in_channels: int = 1,
     volume: int | None = None,
     channels_last: bool = False,
@@ -56,7 +61,8 @@ def read_image(
     """Stored values of an image as ``(C, X, Y, Z)`` float32, and their record.
 
     Args:
-        path: of a file of any format of :data:`FORMATS`.
+        path: of a file of any format of :data:`FORMATS`; of a folder or zip archive with one DICOM series; or such a
+            series as :func:`common.io.dicom.series.find_series` gives it.
         in_channels: channels that the network takes.
         volume: which volume of a 4-D NIfTI file to read, from 0.
         channels_last: take the fourth axis of a NIfTI file as ``in_channels`` channels.
@@ -66,17 +72,27 @@ def read_image(
     Raises:
         ValueError: unknown, damaged or not for this network; the message names the file and the remedy.
     """
-    name = str(path).lower()
+    if is_dicom_source(path):
+        return read_dicom(path, in_channels, volume, channels_last, slice_axis, analyze)
+    name = os.fspath(path).lower()
     for known in FORMATS.values():
         if name.endswith(known.suffixes):
             return known.read(path, in_channels, volume, channels_last, slice_axis, analyze)
     return read_nifti(path, in_channels, volume, channels_last, slice_axis, analyze)
 
 
-def write_image(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> int:
+def write_image(
+    array: np.ndarray, case: Case, path: str | os.PathLike[str], provenance: Provenance | None = None
+) -> int:
     """Write a super-resolved ``(C, X, Y, Z)`` array in the format, stored type and header of ``case``.
 
     The file is written whole or not at all. ``array`` becomes what was saved: rounded and clipped to the stored type.
+
+    Args:
+        array: of the values that :func:`read_image` gives.
+        case: record of the source.
+        path: of the result.
+        provenance: what made it; DICOM alone has a place for it.
 
     Returns:
         How many values had to be clipped.
@@ -84,4 +100,6 @@ def write_image(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> 
     Raises:
         OSError: the file cannot be written; no part of it stays.
     """
+    if case.format == "dicom":
+        return write_dicom(array, case, path, provenance)
     return FORMATS[case.format].write(array, case, path)

@@ -59,8 +59,8 @@ class CaseLoadImaged(LoadImaged):
             d[key] = MetaTensor(torch.from_numpy(np.ascontiguousarray(values)), affine=affine, meta=meta)
         return d
 
-    def _read(self, paths: str | Sequence[str]) -> tuple[np.ndarray, Case]:
-        if isinstance(paths, (str, os.PathLike)):
+    def _read(self, paths: str | os.PathLike[str] | Sequence[str]) -> tuple[np.ndarray, Case]:
+        if isinstance(paths, (str, os.PathLike)):  # a DICOM series is path-like
             return read_image(
                 paths, self.in_channels, self.volume, self.channels_last, self.slice_axis, analyze=self.analyze
             )

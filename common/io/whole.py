@@ -1,17 +1,18 @@
-"""Files are written whole or not at all: under a temporary name in the same folder, then renamed."""
+"""Files and folders are written whole or not at all: under a temporary name in the same folder, then renamed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Let ``write`` make the file under a temporary name with the same suffixes, then rename it to ``path``.
+    """Let ``write`` make a file or folder under a temporary name with the same suffixes, then rename it to ``path``.
 
     Args:
-        path: of the file; its folder is made where it is missing, an earlier file is replaced.
+        path: its folder is made where it is missing; an earlier file is replaced, an earlier folder is not.
         write: takes the temporary path.
 
     Raises:
@@ -28,5 +29,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
             f"{target}: cannot be written ({error}); make room, or choose another folder (--output_dir)"
         ) from error
     finally:
-        if temporary.exists():  # unlink(missing_ok) raises where a file stands in the way of the folder
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        elif temporary.exists():  # unlink(missing_ok) raises where a file stands in the way of the folder
             temporary.unlink()

@@ -1,0 +1,85 @@
+"""Files in zip archives, read where they lie: a member is named as if its archive were a folder, and never unpacked."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import zipfile
+import zlib
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+SUFFIX = ".zip"
+MEMBERS, BYTES = 200_000, 64 << 30  # of one archive; beyond that it is taken for a bomb
+RATIO, SMALL = 200, 256 << 20  # of unpacked to packed bytes, for archives that unpack to more than SMALL
+ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
+
+
+def list_members(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the files in the zip archive at ``path``, as :func:`open_file` takes them, sorted.
+
+    Raises:
+        ValueError: no zip archive, or one that nobody should unpack: names that lead out of it, links, encryption, or
+            far more data than its size can hold.
+    """
+    members = [member for member in _open(path).infolist() if not member.is_dir()]
+    for member in members:
+        _check(path, member)
+    unpacked = sum(member.file_size for member in members)
+    bomb = unpacked > SMALL and unpacked > RATIO * os.path.getsize(path)
+    if bomb or unpacked > BYTES or len(members) > MEMBERS:
+        raise ValueError(
+            f"{path}: the archive would unpack to {len(members)} files of {unpacked} bytes, which looks like a bomb; "
+            "unpack it yourself if you trust it, and pass the folder"
+        )
+    return sorted(os.path.join(path, member.filename) for member in members)
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file on disk or in an archive, for reading bytes.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+        ValueError: it is damaged in its archive.
+    """
+    archive = find_archive(path)
+    if archive is None:
+        return open(path, "rb")
+    name = Path(path).relative_to(archive).as_posix()
+    try:
+        return io.BytesIO(_open(archive).read(name))
+    except KeyError as error:
+        raise FileNotFoundError(f"{path}: the archive has no such file") from error
+    except ERRORS as error:
+        raise ValueError(f"{path}: damaged in its archive, got {error}; copy the archive again") from error
+
+
+def find_archive(path: str | os.PathLike[str]) -> Path | None:
+    """The archive that ``path`` leads into, or None where it is a path of the file system alone."""
+    parents = Path(path).parents
+    return next((p for p in parents if p.suffix.lower() == SUFFIX and p.is_file()), None)
+
+
+def _open(path: str | os.PathLike[str]) -> zipfile.ZipFile:
+    try:
+        return _archive(str(path), os.stat(path).st_mtime_ns)
+    except ERRORS as error:
+        raise ValueError(f"{path}: not a readable zip archive, got {error}; copy it again, or unpack it") from error
+
+
+@lru_cache(maxsize=4)
+def _archive(path: str, _changed: int) -> zipfile.ZipFile:
+    """Kept open: the directory of a large archive takes long to read, and is needed for every member."""
+    return zipfile.ZipFile(path)
+
+
+def _check(path: str | os.PathLike[str], member: zipfile.ZipInfo) -> None:
+    name = PurePosixPath(member.filename.replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+        raise ValueError(f"{path}: a name leads out of the archive, got {member.filename!r}; do not trust this archive")
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise ValueError(f"{path}: the archive must hold no links, got {member.filename!r}; pack the files themselves")
+    if member.flag_bits & 1:
+        raise ValueError(f"{path}: the archive is encrypted; unpack it, and pass the folder")

@@ -1,0 +1,300 @@
+"""The derived DICOM series: headers of the source, with all that a finer grid and other pixels change.
+
+PS3.3 C.7.6.1.1 (derived images), C.7.6.3 (pixels), C.7.6.16 (functional groups), C.7.5.2 (contributing equipment).
+Identifiers follow from the source, the method and the pixels, so that the same result has the same ones everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom import DataElement, Dataset
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.sr.codedict import Code, codes
+from pydicom.tag import Tag
+from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import DSfloat
+
+from ...errors import CaseWarning
+from .headers import MANUFACTURER, MULTI_FRAME
+
+NOTE = "not for diagnostic use"
+SHORT, LONG, TEXT = 16, 64, 1024  # characters of SH, LO and ST
+LOSSY = {  # transfer syntaxes that always lose something, and their name in LossyImageCompressionMethod
+    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+}
+ENHANCED_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence")
+STALE = {  # what says where something lies in pixels of the source, or vouches for its bytes
+    "IconImageSequence": "icon",
+    "DigitalSignaturesSequence": "digital signatures",
+    "MACParametersSequence": "digital signatures",
+    "ExtendedOffsetTable": "offset table",
+    "ExtendedOffsetTableLengths": "offset table",
+    "EncryptedAttributesSequence": "encrypted attributes",
+}
+OUTLINES = re.compile(  # in rows and columns of the source
+    r"(Shutter|Collimator)(Shape|(Left|Right)VerticalEdge|(Upper|Lower)HorizontalEdge)"
+    r"|\w+Of(The)?(Circular|Polygonal)(Shutter|Collimator)|ShutterPresentation\w+|ShutterOverlayGroup"
+)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a result; it is written into the result's header.
+
+    Attributes:
+        method: name of the bundle.
+        version: of the bundle.
+        scale: HR pixels per LR pixel.
+        weights_sha256, config_sha256: of the weights and of the settings; ``""`` where they are not known.
+    """
+
+    method: str
+    version: str
+    scale: float
+    weights_sha256: str = ""
+    config_sha256: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"Super-resolution x{self.scale:g} by {MANUFACTURER} {self.version}, method {self.method}, "
+            f"weights SHA-256 {self.weights_sha256 or 'unknown'}. Research only, {NOTE}."
+        )
+
+    def uid(self, *of: str) -> UID:
+        """Identifier of something made by this from what is named by ``of``."""
+        text = "\n".join((*of, self.method, self.version, f"{self.scale:g}", self.weights_sha256, self.config_sha256))
+        return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
+
+
+def derive(source: Dataset, provenance: Provenance, size: tuple[int, int]) -> tuple[FileDataset, list[str]]:
+    """A copy of the header of ``source`` for the image of ``size`` (rows, columns) made of it, without pixels.
+
+    Positions and spacing of a single-frame file are moved here; those of frames by :func:`take_frames`.
+
+    Returns:
+        The data set, and what was left out because it says something about the source's pixels.
+    """
+    old = int(source.Rows), int(source.Columns)
+    syntax = source.file_meta.get("TransferSyntaxUID")
+    out = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
+    out.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    out.file_meta.MediaStorageSOPClassUID = source.SOPClassUID
+    for element in source:
+        if element.keyword not in ("PixelData", "FloatPixelData", "DoubleFloatPixelData", "DataSetTrailingPadding"):
+            out.add(element)
+    removed = _remove_stale(out)
+    _identify(out, source, provenance)
+    _describe(out, source, provenance)
+    _keep_loss(out, syntax)
+    out.Rows, out.Columns = size
+    if str(source.SOPClassUID) not in MULTI_FRAME:
+        move(out, old, size)
+        for name in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+            _scale_spacing(out, name, old, size)
+        _keep_aspect(out, old, size)
+    return out, removed
+
+
+def move(tags: Dataset, old: tuple[int, int], size: tuple[int, int]) -> None:
+    """Spacing and position of a plane of ``old`` rows and columns, for the finer grid over the same field."""
+    spacing = tags.get("PixelSpacing")
+    if spacing and tags.get("ImagePositionPatient") and tags.get("ImageOrientationPatient"):
+        turn = np.array([float(v) for v in tags.ImageOrientationPatient])
+        turn = turn.reshape(2, 3) / np.linalg.norm(turn.reshape(2, 3), axis=1, keepdims=True)
+        row_step, column_step = (float(v) for v in spacing)
+        along_row = (old[1] / size[1] - 1) / 2 * column_step  # first pixel's centre: half a fine less half a coarse one
+        down_column = (old[0] / size[0] - 1) / 2 * row_step
+        position = np.array([float(v) for v in tags.ImagePositionPatient])
+        tags.ImagePositionPatient = _decimals(position + along_row * turn[0] + down_column * turn[1])
+    _scale_spacing(tags, "PixelSpacing", old, size)
+
+
+def _scale_spacing(tags: Dataset, name: str, old: tuple[int, int], size: tuple[int, int]) -> None:
+    value = tags.get(name)
+    if value:
+        setattr(tags, name, _decimals(float(v) * n / m for v, n, m in zip(value, old, size, strict=True)))
+
+
+def _keep_aspect(tags: Dataset, old: tuple[int, int], size: tuple[int, int]) -> None:
+    """PixelAspectRatio stays true where both axes are magnified alike; where not, it becomes the exact ratio."""
+    ratio = tags.get("PixelAspectRatio")
+    if ratio and old[0] * size[1] != old[1] * size[0]:
+        tags.PixelAspectRatio = [int(ratio[0]) * old[0] * size[1], int(ratio[1]) * old[1] * size[0]]
+
+
+def _decimals(values: Iterator[float] | np.ndarray) -> list[DSfloat]:
+    return [DSfloat(float(value), auto_format=True) for value in values]
+
+
+def _remove_stale(out: Dataset) -> list[str]:
+    removed: dict[str, None] = {}
+    for element in list(out):
+        reason = _stale(out, element)
+        if reason is not None:
+            removed.setdefault(reason)
+            if element.tag in out:
+                del out[element.tag]
+    for element in out:  # private tags hide in sequences too
+        if element.VR == "SQ":
+            for item in element.value:
+                for reason in _remove_stale(item):
+                    removed.setdefault(reason)
+    return list(removed)
+
+
+def _stale(out: Dataset, element: DataElement) -> str | None:
+    group = element.tag.group
+    if element.tag.is_private:
+        creator = out.get(Tag(group, element.tag.element >> 8)) if element.tag.element > 0xFF else element
+        return f"private tags of {creator.value}" if creator is not None else "private tags"
+    if 0x6000 <= group <= 0x60FF:
+        return "overlays"
+    if 0x5000 <= group <= 0x50FF:
+        return "curves"
+    if element.keyword in STALE:
+        return STALE[element.keyword]
+    if OUTLINES.fullmatch(element.keyword):
+        return "display shutter" if "Shutter" in element.keyword else "collimator outline"
+    return None
+
+
+def _identify(out: Dataset, source: Dataset, provenance: Provenance) -> None:
+    """A series of its own in the study of the source; the image's own UID follows from its pixels."""
+    out.SeriesInstanceUID = provenance.uid(str(source.get("SeriesInstanceUID", "")))
+    number = source.get("SeriesNumber")
+    out.SeriesNumber = None if number in (None, "") else int(number) * 100 + 1
+    suffix = f" SR x{provenance.scale:g} - {NOTE}"
+    out.SeriesDescription = str(source.get("SeriesDescription") or "")[: LONG - len(suffix)].rstrip() + suffix
+    image_type = list(source.get("ImageType") or [])
+    multi_frame = str(source.SOPClassUID) in MULTI_FRAME
+    # PS3.3 C.8.16.1: enhanced images have PRIMARY for value 2, and say for value 4 how contrast was derived
+    out.ImageType = _enhanced_type(image_type) if multi_frame else ["DERIVED", "SECONDARY", *image_type[2:]]
+
+
+def _enhanced_type(image_type: list[str]) -> list[str]:
+    return ["DERIVED", "PRIMARY", *image_type[2:3], *(["RESAMPLED"] if len(image_type) > 3 else []), *image_type[4:]]
+
+
+def _describe(out: Dataset, source: Dataset, provenance: Provenance) -> None:
+    earlier = str(source.get("DerivationDescription") or "")
+    out.DerivationDescription = f"{provenance}{' Before: ' + earlier if earlier else ''}"[:TEXT]
+    out.DerivationCodeSequence = [*(source.get("DerivationCodeSequence") or []), _code(codes.DCM.SpatialResampling)]
+    out.pop("SourceImageSequence", None)  # the source's own sources
+    if _can_be_named(source):
+        out.SourceImageSequence = [_source_image(source)]
+    else:
+        text = "its SOPInstanceUID is no valid identifier: the result does not refer to it"
+        warnings.warn(text, CaseWarning, stacklevel=2)
+    equipment = Dataset()
+    equipment.PurposeOfReferenceCodeSequence = [_code(codes.DCM.ModifyingEquipment)]
+    equipment.Manufacturer = MANUFACTURER
+    equipment.ManufacturerModelName = provenance.method[:LONG]
+    equipment.SoftwareVersions = provenance.version[:LONG]
+    equipment.ContributionDescription = str(provenance)[:TEXT]
+    out.ContributingEquipmentSequence = [*(source.get("ContributingEquipmentSequence") or []), equipment]
+
+
+def _code(code: Code) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
+    return item
+
+
+def _can_be_named(source: Dataset) -> bool:
+    return UID(str(source.get("SOPInstanceUID", ""))).is_valid
+
+
+def _source_image(source: Dataset, frame: int | None = None) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.get("SOPInstanceUID", "")
+    if frame is not None:
+        item.ReferencedFrameNumber = frame + 1
+    item.PurposeOfReferenceCodeSequence = [_code(codes.DCM.SourceImageForImageProcessingOperation)]
+    return item
+
+
+def _keep_loss(out: Dataset, syntax: UID | None) -> None:
+    """Say that the pixels have gone through lossy compression, where their transfer syntax alone says so."""
+    if syntax in LOSSY and out.get("LossyImageCompression") != "01":
+        out.LossyImageCompression = "01"
+        out.LossyImageCompressionMethod = LOSSY[str(syntax)]
+
+
+def take_frames(out: Dataset, source: Dataset, frames: list[int], size: tuple[int, int]) -> None:
+    """The functional groups of ``frames`` of a multi-frame image, moved to the finer grid, each with its source."""
+    old = int(source.Rows), int(source.Columns)
+    shared = out.SharedFunctionalGroupsSequence[0] if out.get("SharedFunctionalGroupsSequence") else Dataset()
+    own = [out.PerFrameFunctionalGroupsSequence[frame] for frame in frames]
+    description = out.DerivationDescription
+    for groups, frame in zip(own, frames, strict=True):
+        _move_groups(groups, shared, old, size)
+        derivation = Dataset()
+        derivation.DerivationDescription = description
+        derivation.DerivationCodeSequence = [_code(codes.DCM.SpatialResampling)]
+        derivation.SourceImageSequence = [_source_image(source, frame)] if _can_be_named(source) else []
+        groups.DerivationImageSequence = [derivation]
+    shared.pop("DerivationImageSequence", None)
+    for groups in (shared, *own):
+        if groups.get("PixelMeasuresSequence"):
+            _scale_spacing(groups.PixelMeasuresSequence[0], "PixelSpacing", old, size)
+        for name in ENHANCED_TYPES:
+            if groups.get(name):
+                groups[name].value[0].FrameType = out.ImageType
+    out.PerFrameFunctionalGroupsSequence = Sequence(own)
+    out.NumberOfFrames = len(frames)
+    out.ContentQualification = "RESEARCH"
+    out.pop("SourceImageEvidenceSequence", None)
+    if _can_be_named(source):
+        out.SourceImageEvidenceSequence = [_evidence(source)]
+    for name in ("SourceImageSequence", "DerivationDescription", "DerivationCodeSequence"):
+        out.pop(name, None)  # in these images they are said frame by frame
+
+
+def _move_groups(groups: Dataset, shared: Dataset, old: tuple[int, int], size: tuple[int, int]) -> None:
+    def item(name: str) -> Dataset:
+        holder = groups if groups.get(name) else shared
+        return holder[name].value[0]
+
+    tags = Dataset()
+    tags.PixelSpacing = item("PixelMeasuresSequence").PixelSpacing
+    tags.ImagePositionPatient = item("PlanePositionSequence").ImagePositionPatient
+    tags.ImageOrientationPatient = item("PlaneOrientationSequence").ImageOrientationPatient
+    move(tags, old, size)
+    position = Dataset()
+    position.ImagePositionPatient = tags.ImagePositionPatient
+    groups.PlanePositionSequence = [position]
+
+
+def _evidence(source: Dataset) -> Dataset:
+    image, series, study = Dataset(), Dataset(), Dataset()
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = source.SOPClassUID, source.get("SOPInstanceUID", "")
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = source.get("SeriesInstanceUID", ""), [image]
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = source.get("StudyInstanceUID", ""), [series]
+    return study
+
+
+def put_pixels(out: Dataset, source: Dataset, pixels: np.ndarray, provenance: Provenance) -> None:
+    """The stored values of one frame or of all ``(…, rows, columns)``, and the identifiers that follow from them."""
+    signed, bits = bool(int(source.get("PixelRepresentation") or 0)), int(source.BitsAllocated)
+    data = pixels.astype(f"<{'i' if signed else 'u'}{bits // 8}").tobytes()
+    out.add_new(0x7FE00010, "OW" if bits > 8 else "OB", data + b"\0" * (len(data) % 2))
+    for name, value in (("SmallestImagePixelValue", pixels.min()), ("LargestImagePixelValue", pixels.max())):
+        if name in out:
+            set_value(out, name, int(value), signed)
+    out.SOPInstanceUID = provenance.uid(str(source.get("SOPInstanceUID", "")), hashlib.sha256(data).hexdigest())
+    out.file_meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID
+
+
+def set_value(out: Dataset, name: str, value: int, signed: bool) -> None:
+    """A stored value as a tag, whose type is that of the pixels."""
+    out[name] = DataElement(Tag(name), "SS" if signed else "US", value)

@@ -1,0 +1,155 @@
+"""A super-resolved volume as one derived DICOM series: a file a plane, or one multi-frame file, as its source was."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom import Dataset
+
+from ...errors import CaseWarning
+from ..case import Case
+from ..whole import write_whole
+from .derived import Provenance, derive, put_pixels, set_value, take_frames
+from .headers import MULTI_FRAME, damaged, read_dataset
+from .read import common_values, plane_tags, stored_values
+from .stored import Scale, decode, scale_of
+
+
+@dataclass
+class _Plane:
+    """Where a plane comes from, how its values are stored, and its stored pixels where some of them are padding."""
+
+    path: str
+    frame: int
+    scale: Scale
+    padded: np.ndarray | None
+    least: int = 0
+    most: int = 0
+
+
+def write_dicom(
+    array: np.ndarray, case: Case, path: str | os.PathLike[str], provenance: Provenance | None = None
+) -> int:
+    """Write a super-resolved ``(1, X, Y, Z)`` array as a series derived from that of ``case``, whole or not at all.
+
+    Args:
+        array: as :func:`common.io.dicom.read.read_dicom` scales it; becomes what was saved, but for padding.
+        case: record of the source.
+        path: of the file, or of the folder of files (``case.suffix``).
+        provenance: what made the array; None where nobody knows.
+
+    Returns:
+        How many values had to be clipped to the stored bits.
+
+    Raises:
+        ValueError: the source has changed, or is damaged.
+        OSError: nothing could be written; no part of it stays.
+    """
+    made_by = provenance or Provenance("unknown", "unknown", array.shape[1] / case.shape[0])
+    size = array.shape[2], array.shape[1]
+    planes, clipped = _planes(case), 0
+    for number, plane in enumerate(planes):
+        view = array[0, :, :, number].T
+        stored, lost = _fit(view, plane, case)
+        view[:] = common_values(stored, plane.scale, case.slope, case.intercept)
+        clipped += lost
+        stored = _with_padding(stored, plane)
+        plane.least, plane.most = int(stored.min()), int(stored.max())
+    removed: dict[str, None] = {}
+    write_whole(path, lambda target: removed.update(_write(array[0], case, planes, target, made_by, size)))
+    if removed:
+        text = f"left out, as it belongs to the pixels of the source: {', '.join(removed)}"
+        warnings.warn(text, CaseWarning, stacklevel=2)
+    return clipped
+
+
+def _planes(case: Case) -> list[_Plane]:
+    planes, dataset, frames, path = [], Dataset(), None, ""
+    for part in case.parts:
+        if part.path != path:
+            path, dataset, frames = part.path, read_dataset(part.path, pixels=False), None
+            if "PixelPaddingValue" in dataset:
+                frames = decode(path, read_dataset(path))
+        scale = scale_of(path, dataset, plane_tags(dataset, part.frame))
+        padded = None if frames is None else frames[part.frame]
+        keep = padded is not None and scale.is_padding(padded).any()
+        planes.append(_Plane(path, part.frame, scale, padded if keep else None))
+    return planes
+
+
+def _fit(view: np.ndarray, plane: _Plane, case: Case) -> tuple[np.ndarray, int]:
+    """Stored values of a plane (rows, columns), clipped to its bits and kept off its padding; how many were clipped."""
+    stored = stored_values(view, plane.scale, case.slope, case.intercept)
+    low, high = plane.scale.low, plane.scale.high
+    clipped = int(np.count_nonzero((stored < low) | (stored > high)))
+    stored = np.clip(stored, low, high).astype(np.int32)
+    if plane.scale.padding is not None:  # a value that means padding must not appear by chance
+        first, last = plane.scale.padding
+        stored[plane.scale.is_padding(stored)] = last + 1 if last < high else first - 1
+    return stored, clipped
+
+
+def _with_padding(stored: np.ndarray, plane: _Plane) -> np.ndarray:
+    """Padding of the source restored: a pixel whose centre lies in a padded pixel of the source is padding."""
+    if plane.padded is None:
+        return stored
+    nearest = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(stored.shape, plane.padded.shape, strict=True)
+    )
+    source = plane.padded[np.ix_(*nearest)]
+    return np.where(plane.scale.is_padding(source), source, stored)
+
+
+def _write(
+    values: np.ndarray, case: Case, planes: Sequence[_Plane], target: Path, made_by: Provenance, size: tuple[int, int]
+) -> dict[str, None]:
+    """Write all files; what was left out of the source's headers."""
+    removed: dict[str, None] = {}
+
+    def stored(number: int) -> np.ndarray:
+        plane = planes[number]
+        return _with_padding(_fit(values[:, :, number].T, plane, case)[0], plane)
+
+    if case.suffix == "":
+        target.mkdir()
+    for number, plane in enumerate(planes):
+        source = read_dataset(plane.path, pixels=False)
+        frames = [p.frame for p in planes] if str(source.SOPClassUID) in MULTI_FRAME else []
+        try:
+            out, stale = derive(source, made_by, size)
+            if frames:
+                take_frames(out, source, frames, size)
+        except Exception as error:  # a tag may turn out to be damaged only when it is asked for
+            raise damaged(plane.path, error) from error
+        removed.update(dict.fromkeys(stale))
+        _set_range_of_series(out, source, planes)
+        pixels = np.stack([stored(n) for n in range(len(planes))]) if frames else stored(number)
+        put_pixels(out, source, pixels, made_by)
+        _save(out, target / f"{number + 1:04d}.dcm" if case.suffix == "" else target)
+        if frames:
+            break
+    return removed
+
+
+def _set_range_of_series(out: Dataset, source: Dataset, planes: Sequence[_Plane]) -> None:
+    signed = bool(int(source.get("PixelRepresentation") or 0))
+    for name, value in (
+        ("SmallestPixelValueInSeries", min(plane.least for plane in planes)),
+        ("LargestPixelValueInSeries", max(plane.most for plane in planes)),
+    ):
+        if name in out:
+            set_value(out, name, value, signed)
+
+
+def _save(out: Dataset, path: Path) -> None:
+    if int(pydicom.__version__.split(".")[0]) >= 3:
+        pydicom.dcmwrite(path, out, enforce_file_format=True)
+    else:
+        out.is_little_endian, out.is_implicit_VR = True, False
+        pydicom.dcmwrite(path, out, write_like_original=False)
