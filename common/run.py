@@ -26,11 +26,14 @@ from monai.data import DataLoader, Dataset
 from monai.engines import Evaluator, SupervisedEvaluator
 from monai.transforms import Transform
 
-from .data.files import find_images
+from .data.files import find_cases
 from .errors import CaseWarning, causes, exits_on_mistake, find_mistake
 from .geometry import spacing
 from .inferers import PlaneInferer
 from .io.case import Case
+from .io.dicom.derived import Provenance
+from .io.dicom.series import Series
+from .io.transforms import CaseSaveImaged
 from .memory import peak_mb
 from .transforms.grid import RESIDUAL
 
@@ -40,10 +43,10 @@ logger = logging.getLogger("common.run")
 plane_inferer_or_exit = exits_on_mistake(PlaneInferer)
 
 
-def list_cases(path: str | os.PathLike[str], output_dir: str | os.PathLike[str]) -> list[str]:
-    """:func:`find_images` for a config: empty where there is none, so that hosts without data can parse the config."""
+def list_cases(path: str | os.PathLike[str], output_dir: str | os.PathLike[str]) -> list[str | Series]:
+    """:func:`find_cases` for a config: empty where there is none, so that hosts without data can parse the config."""
     try:
-        return find_images(path, output_dir)
+        return find_cases(path, output_dir)[0]
     except ValueError:  # run_cases says why
         return []
 
@@ -79,7 +82,10 @@ def run_cases(
     common = {"scale": scale, "weights_sha256": weights_sha256, "config_sha256": config_sha256()}
     cases = evaluator.data_loader.dataset.data  # type: ignore[union-attr]
     if not cases:
-        exits_on_mistake(find_images)(dataset_dir, output_dir)
+        exits_on_mistake(find_cases)(dataset_dir, output_dir)
+    _hand_provenance(
+        postprocessing, Provenance("rdst", "0.1.0", scale, weights_sha256 or "", common["config_sha256"] or "")
+    )
     lines = []
     for number, case in enumerate(cases, start=1):
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -96,6 +102,12 @@ def run_cases(
         others = ", the others are done" if len(failed) < len(lines) else ""
         raise SystemExit(f"error: {len(failed)} of {len(lines)} images failed{others}:\n{reasons}")
     return lines
+
+
+def _hand_provenance(postprocessing: Transform, provenance: Provenance) -> None:
+    for transform in getattr(postprocessing, "transforms", []):
+        if isinstance(transform, CaseSaveImaged):
+            transform.provenance = provenance
 
 
 def _run_case(

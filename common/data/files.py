@@ -7,30 +7,42 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..io.archive import SUFFIX as ARCHIVE
+from ..io.dicom.series import SUFFIXES as DICOM
+from ..io.dicom.series import Series, Skipped, find_series, is_dicom
 from ..io.formats import SUFFIXES
 
+PLAIN = tuple(suffix for suffix in SUFFIXES if suffix not in DICOM)
 OURS = re.compile(r"_srx[0-9.]+$")
 
 
-def find_images(path: str | os.PathLike[str], output_dir: str | os.PathLike[str] | None = None) -> list[str]:
-    """The image at ``path``, or all images of a folder and its subfolders, sorted.
+def find_cases(
+    path: str | os.PathLike[str], output_dir: str | os.PathLike[str] | None = None
+) -> tuple[list[str | Series], list[Skipped]]:
+    """The images at ``path``, a file or a folder with its subfolders, sorted; and the DICOM files that are not for us.
 
-    Our own results (``*_srx4.nii.gz`` and the like below ``output_dir``) and what is hidden, or in a hidden folder, are
-    not images to process. Links are taken as the files they stand for, under their own names.
+    DICOM files, and those in zip archives, are brought into series; any other image is a file. Our own results
+    (``*_srx4.nii.gz`` and the like below ``output_dir``) and what is hidden, or in a hidden folder, are not images to
+    process. Links are taken as the files they stand for, under their own names.
 
     Raises:
-        ValueError: nothing is there, or nothing that could be processed.
+        ValueError: nothing is there, or neither an image nor a DICOM file.
     """
     root = Path(path)
     if not root.exists():
         raise ValueError(f"{root}: there is no such file or folder; check --dataset_dir")
-    if root.is_file():
-        return [str(root)]
-    found = [p for p in sorted(root.rglob("*")) if p.is_file() and p.name.lower().endswith(SUFFIXES)]
-    found = [p for p in found if not _is_hidden(p.relative_to(root)) and not _is_result(p, output_dir)]
-    if not found:
-        raise ValueError(f"{root}: the folder holds no NIfTI image (.nii, .nii.gz); check --dataset_dir")
-    return [str(p) for p in found]
+    files = [root] if root.is_file() else [p for p in sorted(root.rglob("*")) if p.is_file()]
+    if root.is_dir():
+        files = [p for p in files if not _is_hidden(p.relative_to(root)) and not _is_result(p, output_dir)]
+    plain = [p for p in files if p.name.lower().endswith(PLAIN)]
+    others = sorted(set(files) - set(plain))
+    series, skipped = find_series(p for p in others if p.name.lower().endswith(ARCHIVE) or is_dicom(p))
+    cases = sorted([*map(str, plain), *series], key=os.fspath)
+    if root.is_file() and not cases and not skipped:
+        return [str(root)], []  # its reader says what is wrong with it
+    if not cases and not skipped:
+        raise ValueError(f"{root}: the folder holds no image that is read ({', '.join(SUFFIXES)}); check --dataset_dir")
+    return cases, skipped
 
 
 def match_images(root: str | os.PathLike[str], patterns: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from monai.transforms import LoadImaged, SaveImaged
 
 from ..errors import CaseWarning, as_flag
 from .case import KEY, Case
+from .dicom.derived import Provenance
 from .formats import read_image, stem, write_image
 
 
@@ -103,6 +104,7 @@ class CaseSaveImaged(SaveImaged):
             resample=False,
         )
         self.output_dir, self.output_postfix, self.data_root_dir = output_dir, output_postfix, data_root_dir
+        self.provenance: Provenance | None = None  # run_cases, which knows the weights, says what made the results
         self._sources: dict[Path, str] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -120,7 +122,7 @@ class CaseSaveImaged(SaveImaged):
             if path.exists():
                 warnings.warn(f"an earlier {path.name} was replaced", CaseWarning, stacklevel=2)
             values = d[key].as_tensor().numpy(force=True)
-            clipped = write_image(values, case, path)
+            clipped = write_image(values, case, path, self.provenance)
             d[key] = MetaTensor(torch.from_numpy(values), meta=d[key].meta)  # what follows sees what was saved
             if clipped:
                 text = f"{clipped} values outside the range of {np.dtype(case.dtype).name} were clipped to it"

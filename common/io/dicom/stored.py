@@ -152,8 +152,11 @@ def decode(path: str | os.PathLike[str], dataset: Dataset) -> np.ndarray:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax == EXTENDED_JPEG and int(dataset.get("BitsAllocated") or 8) > 8:
         raise ValueError(f"{path}: JPEG Extended of 12 bits is not read; export the image uncompressed or lossless")
+    _limits(path, dataset)
     if "PixelData" not in dataset:
         raise ValueError(f"{path}: the file holds no pixels, or is cut off before them; copy or export it again")
+    if hasattr(dataset, "pixel_array_options"):  # pydicom 3 would cut off, in silence, what exceeds the stored bits
+        dataset.pixel_array_options(correct_unused_bits=False)
     try:
         pixels = np.asarray(dataset.pixel_array)
     except Exception as error:  # plug-ins raise whatever they stumble on
