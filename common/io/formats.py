@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from .case import Case
+from .itk import SUFFIXES as ITK
+from .itk import read_itk, write_itk
 from .nifti import ANALYZE, read_nifti, write_nifti
 from .nifti import SUFFIXES as NIFTI
 
@@ -32,7 +34,10 @@ class Format:
     write: Write
 
 
-FORMATS = {"nifti": Format(NIFTI, read_nifti, write_nifti)}
+FORMATS = {
+    "nifti": Format(NIFTI, read_nifti, write_nifti),
+    "itk": Format(ITK, read_itk, write_itk),
+}
 SUFFIXES = tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
 
 
