@@ -7,13 +7,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..io.formats import SUFFIXES
+from ..io.formats import SUFFIXES, stem
 
 OURS = re.compile(r"_srx[0-9.]+$")
 
 
 def find_images(path: str | os.PathLike[str], output_dir: str | os.PathLike[str] | None = None) -> list[str]:
-    """The image at ``path``, or all images of a folder and its subfolders, sorted.
+    """The image at ``path``, or all images of a folder and its subfolders, sorted; of every format that is read.
 
     Our own results (``*_srx4.nii.gz`` and the like below ``output_dir``) and what is hidden, or in a hidden folder, are
     not images to process. Links are taken as the files they stand for, under their own names.
@@ -29,7 +29,7 @@ def find_images(path: str | os.PathLike[str], output_dir: str | os.PathLike[str]
     found = [p for p in sorted(root.rglob("*")) if p.is_file() and p.name.lower().endswith(SUFFIXES)]
     found = [p for p in found if not _is_hidden(p.relative_to(root)) and not _is_result(p, output_dir)]
     if not found:
-        raise ValueError(f"{root}: the folder holds no NIfTI image (.nii, .nii.gz); check --dataset_dir")
+        raise ValueError(f"{root}: the folder holds no image ({', '.join(SUFFIXES)}); check --dataset_dir")
     return [str(p) for p in found]
 
 
@@ -53,4 +53,4 @@ def _is_hidden(path: Path) -> bool:
 def _is_result(path: Path, output_dir: str | os.PathLike[str] | None) -> bool:
     if output_dir is None or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(output_dir)):
         return False
-    return OURS.search(path.name[: -len(".nii.gz")]) is not None
+    return OURS.search(stem(path)) is not None

@@ -14,6 +14,8 @@ from .itk import SUFFIXES as ITK
 from .itk import read_itk, write_itk
 from .nifti import ANALYZE, read_nifti, write_nifti
 from .nifti import SUFFIXES as NIFTI
+from .raster import SUFFIXES as RASTER
+from .raster import read_raster, write_raster
 
 Read = Callable[..., tuple[np.ndarray, Case]]  # (path, in_channels, volume, channels_last, slice_axis, analyze)
 Write = Callable[[np.ndarray, Case, str | os.PathLike[str]], int]
@@ -37,6 +39,7 @@ class Format:
 FORMATS = {
     "nifti": Format(NIFTI, read_nifti, write_nifti),
     "itk": Format(ITK, read_itk, write_itk),
+    "raster": Format(RASTER, read_raster, write_raster),
 }
 SUFFIXES = tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
 
@@ -75,7 +78,9 @@ def read_image(
     for known in FORMATS.values():
         if name.endswith(known.suffixes):
             return known.read(path, in_channels, volume, channels_last, slice_axis, analyze)
-    return read_nifti(path, in_channels, volume, channels_last, slice_axis, analyze)
+    if name.endswith(ANALYZE):
+        return read_nifti(path, in_channels, volume, channels_last, slice_axis, analyze)
+    raise ValueError(f"{path}: must be one of {', '.join(SUFFIXES)}; convert it first")
 
 
 def write_image(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> int:

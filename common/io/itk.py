@@ -19,6 +19,7 @@ from ..geometry import check_affine, resized_affine, spacing
 from .case import Case
 from .itk_header import META, NRRD, ItkHeader, find_gap, read_header
 from .options import check_channels, choose_slice_axis, refuse_nifti_options
+from .reason import reason
 from .values import float32_limits, round_and_clip, to_float32
 from .whole import write_whole
 
@@ -120,7 +121,7 @@ def _write(image: sitk.Image, path: Path, compress: bool, size: int) -> None:
     try:
         sitk.WriteImage(image, str(path), useCompression=compress)
     except RuntimeError as error:
-        raise OSError(_reason(error)) from error
+        raise OSError(reason(error)) from error
     gap = find_gap(read_header(path), size)
     if gap:
         raise OSError(f"got {gap}")
@@ -135,7 +136,7 @@ def _reader(path: str | os.PathLike[str]) -> sitk.ImageFileReader:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise ValueError(
-            f"{path}: cannot be read, got {_reason(error)}; export the file again, or mend its header"
+            f"{path}: cannot be read, got {reason(error)}; export the file again, or mend its header"
         ) from error
     return reader
 
@@ -171,7 +172,7 @@ def _stored_values(
         return sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
         raise ValueError(
-            f"{path}: cannot be read, got {_reason(error)}; export the file again, or mend its header"
+            f"{path}: cannot be read, got {reason(error)}; export the file again, or mend its header"
         ) from error
 
 
@@ -198,9 +199,3 @@ def _place(image: sitk.Image, affine: np.ndarray) -> None:
     image.SetSpacing(steps[:dims].tolist())
     image.SetOrigin(world[:dims, 3].tolist())
     image.SetDirection((world[:3, :3] / steps)[:dims, :dims].ravel().tolist())
-
-
-def _reason(error: RuntimeError) -> str:
-    """What ITK says last, without the places in its source."""
-    text = re.split(r"ERROR: |\[nrrd\] |\.[ch]xx:\d+: ", " ".join(str(error).split()))[-1]
-    return re.sub(r"^\w+(\(0x[0-9a-f]+\))?: | Reason: .*", "", text).rstrip(".")
