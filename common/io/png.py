@@ -68,7 +68,7 @@ def encode_png(stored: np.ndarray, header: RasterHeader) -> bytes:
     colour = next(colour for colour, count in SAMPLES.items() if count == samples)
     kept = [_scaled(chunk, width / header.shape[1], height / header.shape[0]) for chunk in header.kept]
     step = samples * stored.itemsize
-    rows = stored.astype(stored.dtype.newbyteorder(">")).reshape(height, -1).view(np.uint8)
+    rows = stored.astype(stored.dtype.newbyteorder(">"), order="C").reshape(height, -1).view(np.uint8)
     filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
     filtered[:, 0], filtered[:, 1:] = SUB, rows
     filtered[:, 1 + step :] -= rows[:, :-step]
