@@ -321,7 +321,7 @@ ORIENTED[274] = 6
     [
         ("a.png", pillow("1"), "must have 8 or 16 bits a sample, got 1 bits; convert it to 8-bit grey or RGB"),
         ("a.png", pillow("P"), "got a palette; convert it to 8-bit grey or RGB"),
-        ("a.png", pillow("L", bits=4), "must have 8 or 16 bits a sample"),
+        ("a.png", png(random("uint8"), depth=4), "must have 8 or 16 bits a sample, got 4 bits"),
         ("a.png", png(random("uint16", 2)), "grey with alpha is read with 8 bits, got 16; remove the alpha channel"),
         ("a.png", png(random("uint16", 3), chunk(b"sBIT", b"\x0c" * 3)), "must all be significant, got an sBIT chunk"),
         ("a.png", png(random("uint8"), chunk(b"tRNS", b"\0\x07")), "one colour is marked as transparent; save it with"),
