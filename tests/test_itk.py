@@ -156,6 +156,12 @@ def test_a_detached_header_gives_one_file(tmp_path, detached, result, compress):
     assert sorted(p.name for p in tmp_path.iterdir() if p.name[0] != "a") == [f"b{result}"]
 
 
+def test_channels_that_came_from_several_files_become_vectors(tmp_path):
+    values, case = read_itk(save(tmp_path / "a.mha", image(random("uint8"))))
+    write_itk(np.concatenate([values, values / 2]), case, tmp_path / "b.mha")
+    assert np.array_equal(pixels(tmp_path / "b.mha"), np.stack([values[0], np.rint(values[0] / 2)]).T)
+
+
 def test_values_are_rounded_and_clipped_to_the_stored_type(tmp_path):
     values, case = read_itk(save(tmp_path / "a.mha", image(np.zeros((1, 1, 5), np.uint8))))
     values[0, :, 0, 0] = [-3.0, 0.4, 1.7, 255.4, 300.0]

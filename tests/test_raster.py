@@ -403,3 +403,9 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
     (tmp_path / "sub").write_text("in the way")
     with pytest.raises(OSError, match=r"sub/b\.tif: cannot be written .*choose another folder"):
         write_raster(values, case, tmp_path / "sub" / "b.tif")
+
+
+def test_grey_files_of_several_channels_make_no_colour(tmp_path):
+    values, case = read_raster(save(tmp_path / "a.png", png(random("uint8"))))
+    with pytest.raises(ValueError, match=r"a\.png: the result must have 1 channels, got 3; use NIfTI"):
+        write_raster(np.repeat(values, 3, axis=0), case, tmp_path / "b.png")

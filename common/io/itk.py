@@ -84,7 +84,8 @@ def read_itk(
 def write_itk(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> int:
     """Write a super-resolved ``(C, X, Y, Z)`` array in the stored type of ``case``, whole or not at all.
 
-    Compressed where the source was. What the header says beside the grid is kept as far as ITK knows it.
+    Compressed where the source was; of several channels, though each came from a file, vectors. What the header says
+    beside the grid is kept as far as ITK knows it.
 
     Args:
         array: rounded and clipped in place to the stored type.
@@ -101,7 +102,7 @@ def write_itk(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> in
     clipped = 0 if dtype.kind == "f" else round_and_clip(array, *float32_limits(dtype))
     header, reader = read_header(case.source), _reader(case.source)
     stored = array.transpose(3, 2, 1, 0).astype(dtype)
-    is_vector, dims = _is_vector(reader), reader.GetDimension()
+    is_vector, dims = _is_vector(reader) or len(array) > 1, reader.GetDimension()
     image = sitk.GetImageFromArray(
         stored.reshape(stored.shape[3 - dims : 3] + stored.shape[3:] * is_vector), isVector=is_vector
     )

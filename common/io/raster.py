@@ -92,9 +92,12 @@ def write_raster(array: np.ndarray, case: Case, path: str | os.PathLike[str]) ->
         How many values had to be clipped to the stored type.
 
     Raises:
+        ValueError: not as many channels as the source has colours.
         OSError: the file cannot be written; no part of it stays.
     """
     header = _read_header(case.source)
+    if len(array) != header.colours:
+        raise ValueError(f"{case.source}: the result must have {header.colours} channels, got {len(array)}; use NIfTI")
     clipped = round_and_clip(array, *float32_limits(header.dtype))
     stored = array[..., 0].transpose(2, 1, 0).astype(header.dtype)
     if header.white_is_zero:
