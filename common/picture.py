@@ -29,8 +29,8 @@ def draw_case(
     """Write a PNG of four panels, the whole middle plane above and a detail of it below.
 
     Args:
-        source: LR NIfTI.
-        result: its SR NIfTI.
+        source: LR image.
+        result: its SR image.
         path: of the PNG.
         volume: of a 4-D ``source``.
         method: what the third panel is called.

@@ -31,11 +31,20 @@ def test_images_are_found_in_subfolders_but_neither_hidden_ones_nor_results(tmp_
         "notes.txt",
         "out/b_srx4.nii.gz",
         "in_srx2.nii.gz",
+        "a/e.MHA",
+        "a/f.png",
+        "g.nhdr",
+        "g.raw",
+        "out/e_srx2.5.mha",
+        "out/f_srx4.png",
+        "out/h.tiff",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     found = find_images(tmp_path, output_dir=tmp_path / "out")
-    assert [p[len(str(tmp_path)) + 1 :] for p in found] == ["a/c.nii.gz", "b.nii", "in_srx2.nii.gz"]
+    assert [p[len(str(tmp_path)) + 1 :] for p in found] == [
+        *("a/c.nii.gz", "a/e.MHA", "a/f.png", "b.nii", "g.nhdr", "in_srx2.nii.gz", "out/h.tiff")
+    ]
     assert find_images(tmp_path / "b.nii") == [str(tmp_path / "b.nii")]
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from common.errors import CaseWarning
 from common.io.case import Case
-from common.io.formats import stem
 from common.io.nifti import fit_to_stored_type, read_nifti, write_nifti
 from tests.helpers import oblique, save_nifti, stored
 
@@ -253,7 +252,3 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
     (tmp_path / "sub").write_text("in the way")
     with pytest.raises(OSError, match=r"sub/b\.nii\.gz: cannot be written .*choose another folder"):
         write_nifti(values, case, tmp_path / "sub" / "b.nii.gz")
-
-
-def test_stems():
-    assert [stem(name) for name in ("x/a.nii.gz", "a.NII", "a.b.nii", "a.txt")] == ["a", "a", "a.b", "a.txt"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..io.archive import SUFFIX as ARCHIVE
 from ..io.dicom.series import SUFFIXES as DICOM
 from ..io.dicom.series import Series, Skipped, find_series, is_dicom
-from ..io.formats import SUFFIXES
+from ..io.formats import SUFFIXES, stem
 
 PLAIN = tuple(suffix for suffix in SUFFIXES if suffix not in DICOM)
 OURS = re.compile(r"_srx[0-9.]+$")
@@ -37,7 +37,8 @@ def find_cases(
     plain = [p for p in files if p.name.lower().endswith(PLAIN)]
     others = sorted(set(files) - set(plain))
     series, skipped = find_series(p for p in others if p.name.lower().endswith(ARCHIVE) or is_dicom(p))
-    cases = sorted([*map(str, plain), *series], key=os.fspath)
+    cases: list[str | Series] = [*map(str, plain), *series]
+    cases.sort(key=os.fspath)
     if root.is_file() and not cases and not skipped:
         return [str(root)], []  # its reader says what is wrong with it
     if not cases and not skipped:
@@ -65,4 +66,4 @@ def _is_hidden(path: Path) -> bool:
 def _is_result(path: Path, output_dir: str | os.PathLike[str] | None) -> bool:
     if output_dir is None or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(output_dir)):
         return False
-    return OURS.search(path.name[: -len(".nii.gz")]) is not None
+    return OURS.search(stem(path)) is not None

@@ -73,7 +73,7 @@ def _covid(root: Path) -> Iterator[Item]:
 
 
 def _folder(root: Path) -> Iterator[Item]:
-    """Every NIfTI file; the patient is the first folder below the root, else ``sub-…`` in the name, else the name."""
+    """Every image; the patient is the first folder below the root, else ``sub-…`` in the name, else the name."""
     for image in sorted(p for p in root.rglob("*") if p.name.lower().endswith(SUFFIXES) and p.is_file()):
         parts = image.relative_to(root).parts
         named = re.match(r"sub-[A-Za-z0-9]+", parts[0])

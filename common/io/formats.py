@@ -13,10 +13,14 @@ from .case import Case
 from .dicom.derived import Provenance
 from .dicom.read import is_dicom_source, read_dicom
 from .dicom.series import SUFFIXES as DICOM
-from .dicom.series import Series
+from .dicom.series import Series, is_dicom
 from .dicom.write import write_dicom
+from .itk import SUFFIXES as ITK
+from .itk import read_itk, write_itk
 from .nifti import ANALYZE, read_nifti, write_nifti
 from .nifti import SUFFIXES as NIFTI
+from .raster import SUFFIXES as RASTER
+from .raster import read_raster, write_raster
 
 Read = Callable[..., tuple[np.ndarray, Case]]  # (path, in_channels, volume, channels_last, slice_axis, analyze)
 Write = Callable[[np.ndarray, Case, str | os.PathLike[str]], int]
@@ -37,7 +41,12 @@ class Format:
     write: Write
 
 
-FORMATS = {"nifti": Format(NIFTI, read_nifti, write_nifti), "dicom": Format(DICOM, read_dicom, write_dicom)}
+FORMATS = {
+    "nifti": Format(NIFTI, read_nifti, write_nifti),
+    "itk": Format(ITK, read_itk, write_itk),
+    "raster": Format(RASTER, read_raster, write_raster),
+    "dicom": Format(DICOM, read_dicom, write_dicom),
+}
 SUFFIXES = tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
 
 
@@ -78,7 +87,11 @@ def read_image(
     for known in FORMATS.values():
         if name.endswith(known.suffixes):
             return known.read(path, in_channels, volume, channels_last, slice_axis, analyze)
-    return read_nifti(path, in_channels, volume, channels_last, slice_axis, analyze)
+    if name.endswith(ANALYZE):
+        return read_nifti(path, in_channels, volume, channels_last, slice_axis, analyze)
+    if is_dicom(path):
+        return read_dicom(path, in_channels, volume, channels_last, slice_axis, analyze)
+    raise ValueError(f"{path}: must be DICOM or one of {', '.join(SUFFIXES)}; convert it first")
 
 
 def write_image(

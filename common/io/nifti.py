@@ -13,8 +13,9 @@ from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
 
 from ..errors import CaseWarning
-from ..geometry import check_affine, find_slice_axis, resized_affine
+from ..geometry import check_affine, resized_affine
 from .case import Case
+from .options import choose_slice_axis
 from .values import float32_limits, round_and_clip, to_float32
 from .whole import write_whole
 
@@ -77,9 +78,7 @@ def read_nifti(
         shape=tuple(int(n) for n in image.shape),
         volume=index,
         channels_last=channels_last and values.shape[0] > 1,
-        slice_axis=find_slice_axis(affine, values.shape[1:])
-        if slice_axis is None
-        else _axis(path, slice_axis, image.shape),
+        slice_axis=choose_slice_axis(path, slice_axis, affine, image.shape),
         affine=tuple(tuple(float(v) for v in row) for row in affine),
         units=image.header.get_xyzt_units()[0] if isinstance(image, nib.Nifti1Pair) else "mm",
     )
@@ -209,14 +208,6 @@ def _stored_values(path: str | os.PathLike[str], image: Any) -> np.ndarray:
     if stored.size == 0:
         raise ValueError(f"{path}: must hold at least one voxel, got shape {image.shape}; export the file again")
     return stored
-
-
-def _axis(path: str | os.PathLike[str], axis: int, shape: tuple[int, ...]) -> int:
-    if axis not in (0, 1, 2):
-        raise ValueError(f"{path}: --slice_axis must be 0, 1 or 2, got {axis}")
-    if len(shape) == 2 and axis != 2:
-        raise ValueError(f"{path}: the file holds a single plane, --slice_axis must be 2, got {axis}; leave it out")
-    return axis
 
 
 def _zooms(header: nib.Nifti1Header, old: tuple[int, ...], size: tuple[int, ...], ndim: int) -> tuple[float, ...]:
