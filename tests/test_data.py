@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.transforms import Compose
 
-from common.data.files import find_images, match_images
+from common.data.files import find_cases, match_images
 from common.data.items import read_splits
 from common.data.planes import dataset_maximum, load_planes
 from common.io.transforms import CaseLoadImaged
@@ -41,11 +41,11 @@ def test_images_are_found_in_subfolders_but_neither_hidden_ones_nor_results(tmp_
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found = find_images(tmp_path, output_dir=tmp_path / "out")
+    found, _ = find_cases(tmp_path, output_dir=tmp_path / "out")
     assert [p[len(str(tmp_path)) + 1 :] for p in found] == [
         *("a/c.nii.gz", "a/e.MHA", "a/f.png", "b.nii", "g.nhdr", "in_srx2.nii.gz", "out/h.tiff")
     ]
-    assert find_images(tmp_path / "b.nii") == [str(tmp_path / "b.nii")]
+    assert find_cases(tmp_path / "b.nii") == ([str(tmp_path / "b.nii")], [])
 
 
 def test_patterns_match_each_image_once_and_never_nothing(tmp_path):
