@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..io.formats import SUFFIXES
+from ..io.formats import SUFFIXES, stem
 
 OURS = re.compile(r"_srx[0-9.]+$")
 
@@ -53,4 +53,4 @@ def _is_hidden(path: Path) -> bool:
 def _is_result(path: Path, output_dir: str | os.PathLike[str] | None) -> bool:
     if output_dir is None or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(output_dir)):
         return False
-    return OURS.search(path.name[: -len(".nii.gz")]) is not None
+    return OURS.search(stem(path)) is not None
