@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 LOG = "cases.jsonl"
 LOGS = "cases*.jsonl"
@@ -18,23 +18,34 @@ def log_name(rank: int, world: int) -> str:
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Append ``line`` as JSON, on disk when this returns; a torn line before it stays a line of its own.
+    """Append ``line`` as JSON, on disk when this returns; what a killed process tore before it goes.
 
     Raises:
         OSError: the file cannot be written; the message says how to go on.
     """
-    data = (json.dumps(line) + "\n").encode()
     try:
         with open(path, "a+b") as file:
-            file.seek(0, os.SEEK_END)
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                data = data if file.read(1) == b"\n" else b"\n" + data
-            file.write(data)
+            _mend(file)
+            file.write((json.dumps(line) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error}); make room, then go on with --resume true") from error
+
+
+def _mend(file: BinaryIO) -> None:
+    """End the last line, or cut it off where it is no JSON."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 1, 0))
+    if file.read() in (b"", b"\n"):
+        return
+    file.seek(0)
+    text = file.read()
+    start = text.rfind(b"\n") + 1
+    if _parse(text[start:]) is None:
+        file.truncate(start)
+    else:
+        file.write(b"\n")
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:
@@ -42,10 +53,15 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
     lines = []
     for path in sorted(folder.glob(LOGS)):
         for text in path.read_bytes().splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict):
+            line = _parse(text)
+            if line is not None:
                 lines.append(line)
     return sorted(lines, key=lambda line: str(line.get("time")))
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None

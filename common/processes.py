@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from .errors import exits_on_mistake
 
 PATIENCE = timedelta(days=20)  # a process may be done long before the last; in milliseconds, 24 days fill 31 bits
 
@@ -32,10 +35,13 @@ def local_device() -> torch.device:
 
 
 @contextmanager
-def waiting_for_all(world: int) -> Iterator[None]:
+def waiting_for_all(world: int, worklist: Sequence[str]) -> Iterator[None]:
     """Leave when all ``world`` processes leave: torchrun ends the others as soon as one exits with an error.
 
     A process that is stopped, or that an exception ends, waits for nobody.
+
+    Raises:
+        SystemExit: ``worklist`` is not the same in all processes.
     """
     if world == 1:
         yield
@@ -43,8 +49,20 @@ def waiting_for_all(world: int) -> Iterator[None]:
     ours = not dist.is_initialized()
     if ours:
         dist.init_process_group("gloo", timeout=PATIENCE)
-    group = None if ours else dist.new_group(backend="gloo", timeout=PATIENCE)
+    group = dist.group.WORLD if ours else dist.new_group(backend="gloo", timeout=PATIENCE)
+    _agree(worklist, group, world)
     yield
     dist.barrier(group)
     if ours:
         dist.destroy_process_group()
+
+
+@exits_on_mistake
+def _agree(worklist: Sequence[str], group: Any, world: int) -> None:
+    """Shares of different worklists would overlap, or leave gaps."""
+    lists: list[Any] = [None] * world
+    dist.all_gather_object(lists, list(worklist), group)
+    other = next((found for found in lists if found != lists[0]), None)
+    if other is not None:
+        name = min(set(other) ^ set(lists[0]), default=other[0])
+        raise ValueError(f"{name}: not all processes found it; run again when no files are being added or removed")

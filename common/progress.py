@@ -11,18 +11,19 @@ class Progress:
     Args:
         total: cases.
         to_work_on: those of them that take time.
+        whose: said after the total, e.g. ``" of process 1"``.
     """
 
-    def __init__(self, total: int, to_work_on: int) -> None:
+    def __init__(self, total: int, to_work_on: int, whose: str = "") -> None:
         self.total, self.done = total, 0
         self.to_work_on, self.worked_on = to_work_on, 0
-        self.started = time.monotonic()
+        self.whose, self.started = whose, time.monotonic()
 
     def after(self, worked: bool) -> str:
         """What to say after one more case, e.g. ``"3 of 40, about 12 min left"``."""
         self.done += 1
         self.worked_on += worked
-        text, left = f"{self.done} of {self.total}", self.to_work_on - self.worked_on
+        text, left = f"{self.done} of {self.total}{self.whose}", self.to_work_on - self.worked_on
         if left < 1 or self.worked_on == 0:
             return text
         return f"{text}, about {duration((time.monotonic() - self.started) / self.worked_on * left)} left"

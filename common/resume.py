@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,11 @@ class Earlier:
             ValueError: a result is there that must not be replaced; the message says why and what to do.
         """
         begun = os.path.lexists(mark_of(output))
-        if not begun and not os.path.lexists(output):
-            return False
-        if not self.resume:
+        if not self.resume and (begun or os.path.lexists(output)):
             raise ValueError(exists_already(output))
         if begun:
             clear(output)
+        if not os.path.lexists(output):
             return False
         made = self._made.get(os.path.abspath(output))
         if made is None:
@@ -87,11 +87,11 @@ def begin(output: Path) -> None:
         raise ValueError(f"{output}: another run has begun it; let that one end") from error
     try:
         with file:
+            if os.path.lexists(output):
+                raise ValueError(exists_already(output))
             json.dump(_this_process(), file)
             file.flush()
             os.fsync(file.fileno())
-        if os.path.lexists(output):
-            raise ValueError(exists_already(output))
     except (OSError, ValueError):
         end(output)
         raise
@@ -113,28 +113,30 @@ def end(output: Path) -> None:
 
 
 def clear(output: Path) -> None:
-    """Remove what an interrupted run left of ``output``; its mark, the last to go, entitles to that.
+    """Remove what an interrupted run left of ``output``, and at last its mark, which entitles to that.
 
     Raises:
         ValueError: a process of this machine is at work on it. Of other machines nothing is known.
     """
-    pid = _owner(mark_of(output))
-    if pid is not None:
-        raise ValueError(f"{output}: process {pid} is at work on it; let that one end, or stop it")
+    try:
+        maker = json.loads(mark_of(output).read_text(encoding="utf-8"))
+    except ValueError:  # torn: nothing of the result was written yet, and what is there is not ours
+        return end(output)
+    if _runs(maker):
+        raise ValueError(f"{output}: process {maker['pid']} is at work on it; let that one end, or stop it")
     discard(output)
     end(output)
 
 
-def _owner(mark: Path) -> int | None:
-    """The other process of this machine that made ``mark`` and still runs; None where there is none."""
+def _runs(maker: Mapping[str, Any]) -> bool:
+    """Whether the maker of a mark is another process of this machine, and alive."""
+    if maker["host"] != socket.gethostname() or maker["pid"] == os.getpid():
+        return False
     try:
-        maker = json.loads(mark.read_text(encoding="utf-8"))
         process = psutil.Process(maker["pid"])
-        same = maker["host"] == socket.gethostname() and abs(process.create_time() - maker["started"]) < 5
-        runs = same and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
-    except (ValueError, psutil.Error):  # torn, or gone
-        return None
-    return process.pid if runs else None
+        return abs(process.create_time() - maker["started"]) < 5 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:  # gone
+        return False
 
 
 def _this_process() -> dict[str, Any]:

@@ -79,12 +79,13 @@ def run_cases(
         _refuse_nothing(dataset_dir, output_dir, skipped)
     common = {"scale": scale, "weights_sha256": weights_sha256, "config_sha256": config_sha256()}
     common["device"] = str(evaluator.state.device)
-    run = _Run(Stages(evaluator, postprocessing, image_key, pred_key), folder / log_name(rank, world))
+    jobs = _jobs(cases, image_key, postprocessing, common)
+    whose = f" of process {rank}" if world > 1 else ""
+    run = _Run(Stages(evaluator, postprocessing, image_key, pred_key), folder / log_name(rank, world), whose)
     try:
-        with waiting_for_all(world), case_warnings_noted():
+        with waiting_for_all(world, [job.line["input"] for job in jobs]), case_warnings_noted():
             lines = run.skip(skipped) if rank == 0 else []
-            jobs = share(_jobs(cases, image_key, postprocessing, common), rank, world)
-            lines += run.do(run.left_of(jobs, resume), read_ahead)
+            lines += run.do(run.left_of(share(jobs, rank, world), resume), read_ahead)
     except KeyboardInterrupt:
         logger.warning("stopped; the same command with --resume true goes on where this run was")
         raise SystemExit(INTERRUPTED) from None
@@ -114,8 +115,8 @@ def _jobs(
 class _Run:
     """What one process does, and its lines in the file ``log``."""
 
-    def __init__(self, stages: Stages, log: Path) -> None:
-        self.stages, self.log = stages, log
+    def __init__(self, stages: Stages, log: Path, whose: str) -> None:
+        self.stages, self.log, self.whose = stages, log, whose
         self.device = stages.evaluator.state.device
         self.progress = Progress(0, 0)
 
@@ -137,9 +138,9 @@ class _Run:
         left = [job for job in jobs if not attempt(plan, job).finished]
         for job in left:
             job.refused = "error" in job.line
-        self.progress = Progress(len(left), sum(not job.refused for job in left))
+        self.progress = Progress(len(left), sum(not job.refused for job in left), self.whose)
         if resume:
-            logger.info("%d of %d were finished before", len(jobs) - len(left), len(jobs))
+            logger.info("%d of %d%s were finished before", len(jobs) - len(left), len(jobs), self.whose)
         return left
 
     def do(self, jobs: Sequence[Job], read_ahead: bool) -> list[dict[str, Any]]:
