@@ -126,6 +126,9 @@ def test_the_demo_leaves_a_volume_and_a_picture(tmp_path):
     assert "spacing                    2 x 2 x 2.2 -> 0.5 x 0.5 x 2.2 mm" in done.stdout
     for word in ("SR volume", "picture", "data-consistency residual", "time", "peak memory"):
         assert word in done.stdout
+    again = run("common", "demo", "--output_dir", str(tmp_path / "demo"))
+    assert again.returncode == 0 and "1 of 1 were finished before" in again.stdout, again.stdout + again.stderr
+    assert again.stdout.splitlines()[-6:] == done.stdout.splitlines()[-6:]
 
 
 def test_info_lists_parameters_weights_and_licence_without_loading_them(monkeypatch):

@@ -242,7 +242,7 @@ def test_results_in_the_input_folder_are_not_taken_for_input(tmp_path):
     save_nifti(tmp_path / "a.nii.gz", np.ones((4, 4, 2), np.uint8), oblique((1, 1, 3)))
     save_nifti(tmp_path / "b.nii", np.ones((4, 4, 2), np.uint8), oblique((1, 1, 3)))
     run_inference(tmp_path, tmp_path, **identity())
-    with pytest.raises(SystemExit, match="error: 2 of 2 images failed:\n.*a_srx1.*exists already"):
+    with pytest.raises(SystemExit, match=r"error: 2 of 2 images failed:\n.*a_srx1.*exists already"):
         run_inference(tmp_path, tmp_path, **identity())
     assert sorted(p.name for p in tmp_path.glob("*.nii*")) == ["a.nii.gz", "a_srx1.nii.gz", "b.nii", "b_srx1.nii"]
 
