@@ -118,6 +118,14 @@ def test_the_python_commands_of_the_readme_run(command, image, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("torchrun ")])
+def test_the_torchrun_commands_of_the_readme_run(command, image, tmp_path):
+    names = {"torchrun": "torch.distributed.run", "IN": str(image), "OUT": str(tmp_path), "4": "2"}
+    done = run(*(names.get(word, word) for word in shlex.split(command)))
+    assert done.returncode == 0 and (tmp_path / "a_srx4.nii.gz").exists(), done.stdout + done.stderr
+
+
 def test_the_demo_leaves_a_volume_and_a_picture(tmp_path):
     done = run("common", "demo", "--output_dir", str(tmp_path / "demo"))
     assert done.returncode == 0, done.stdout + done.stderr
