@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 from nibabel.testing import data_path
 
 from .info import find_bundles
+from .journal import read_lines
 from .picture import draw_case
-from .run import LOG
 
 
 def demo(bundle: str = "rdst", output_dir: str = "demo_output") -> str:
@@ -19,7 +18,7 @@ def demo(bundle: str = "rdst", output_dir: str = "demo_output") -> str:
 
     Args:
         bundle: whose inference config and weights are used.
-        output_dir: where the NIfTI, its JSON line and the picture go.
+        output_dir: where the NIfTI, its JSON line and the picture go. A volume that is there already is only drawn.
     """
     bundles = find_bundles()
     if bundle not in bundles:
@@ -27,11 +26,11 @@ def demo(bundle: str = "rdst", output_dir: str = "demo_output") -> str:
     source = Path(str(data_path)) / "example4d.nii.gz"
     config = bundles[bundle] / "configs" / "inference.json"
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file", str(config)]
-    command += ["--dataset_dir", str(source), "--output_dir", output_dir, "--volume", "0"]
+    command += ["--dataset_dir", str(source), "--output_dir", output_dir, "--volume", "0", "--resume", "true"]
     print(" ".join(command), flush=True)
     if subprocess.run(command, check=False).returncode:
         raise ValueError(f"{bundle}: the run above failed; its last line says why")
-    line = json.loads((Path(output_dir) / LOG).read_text().splitlines()[-1])
+    line = [line for line in read_lines(Path(output_dir)) if "error" not in line and line["input"] == str(source)][-1]
     picture = Path(output_dir) / f"{Path(line['output']).name.removesuffix('.nii.gz')}.png"
     draw_case(str(source), line["output"], picture, volume=0, method=bundle.upper())
     before, after = (" x ".join(f"{v:g}" for v in line[key]) for key in ("spacing", "sr_spacing"))

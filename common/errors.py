@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+import torch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -12,6 +17,41 @@ R = TypeVar("R")
 
 class CaseWarning(UserWarning):
     """Something the reader of a result should know; it is written into the JSON line of the case."""
+
+
+_notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def case_warnings_noted() -> Iterator[None]:
+    """While this lasts, each :class:`CaseWarning` goes to the list that :func:`noting` names in its thread.
+
+    ``warnings.catch_warnings(record=True)`` cannot do that: it belongs to all threads, and cases overlap in several.
+    Warnings of other kinds, and those outside of :func:`noting`, go where they went before.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CaseWarning)
+        elsewhere = warnings.showwarning
+
+        def note(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            notes = _notes.get()
+            if notes is None or not issubclass(category, CaseWarning):
+                elsewhere(message, category, *where, **more)
+            elif str(message) not in notes:
+                notes.append(str(message))
+
+        warnings.showwarning = note
+        yield
+
+
+@contextmanager
+def noting(notes: list[str]) -> Iterator[None]:
+    """Let ``notes`` gain the texts of this thread's :class:`CaseWarning`, each once."""
+    token = _notes.set(notes)
+    try:
+        yield
+    finally:
+        _notes.reset(token)
 
 
 def exits_on_mistake(function: Callable[P, R]) -> Callable[P, R]:
@@ -50,6 +90,24 @@ def as_flag(value: object, name: str) -> bool:
 def find_mistake(error: BaseException) -> BaseException | None:
     """The first ``ValueError`` or ``OSError`` among an exception and its causes; MONAI wraps its own around them."""
     return next((cause for cause in causes(error) if isinstance(cause, (ValueError, OSError))), None)
+
+
+def explain(error: BaseException, name: str) -> str:
+    """One sentence with the file's name and the remedy, out of whatever went wrong with it."""
+    chain = list(causes(error))
+    if any(_is_out_of_memory(cause) for cause in chain):
+        return f"{name}: out of memory; pass a smaller --memory_mb, or run where there is more"
+    cause = find_mistake(error) or chain[-1]
+    text = " ".join(str(cause).split())
+    if find_mistake(error) is None:
+        text = f"unexpected {type(cause).__name__}: {text}; please report it with the file's header"
+    return text if name in text else f"{name}: {text}"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

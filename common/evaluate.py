@@ -19,15 +19,16 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 
 from .blocks.upsample import Bicubic
+from .config import check_settings, config_sha256
 from .data.items import Item, paths_of
-from .errors import CaseWarning, as_flag, exits_on_mistake
+from .errors import CaseWarning, as_flag, exits_on_mistake, explain
 from .inferers import PlaneInferer
 from .io.case import KEY, Case
 from .io.whole import write_whole
 from .metrics import METRICS, consistency, score, to_unit
 from .picture import draw_comparison
 from .protocol import Pair, Preprocessing, Protocol, make_pair
-from .run import check_settings, config_sha256, explain, writable
+from .run import writable
 from .tables import BICUBIC, COLUMNS, Row, by_patient, markdown, mean, summarise, write_tables
 
 logger = logging.getLogger("common.evaluate")

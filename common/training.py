@@ -18,11 +18,11 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 
+from .config import PLACES, check_settings, running_config
 from .data.patches import PatchBatches
 from .errors import as_flag, exits_on_mistake
 from .handlers import BEST, StopAtNaN, epoch_length, plain
 from .io.whole import write_whole
-from .run import PLACES, check_settings, running_config
 
 LAST = "last.pt"
 FREE = (*PLACES, "device", "minutes", "resume", "compile", "imports", "initialize", "finalize", "run", "_comment")

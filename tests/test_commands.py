@@ -118,6 +118,14 @@ def test_the_python_commands_of_the_readme_run(command, image, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("torchrun ")])
+def test_the_torchrun_commands_of_the_readme_run(command, image, tmp_path):
+    names = {"torchrun": "torch.distributed.run", "IN": str(image), "OUT": str(tmp_path), "4": "2"}
+    done = run(*(names.get(word, word) for word in shlex.split(command)))
+    assert done.returncode == 0 and (tmp_path / "a_srx4.nii.gz").exists(), done.stdout + done.stderr
+
+
 def test_the_demo_leaves_a_volume_and_a_picture(tmp_path):
     done = run("common", "demo", "--output_dir", str(tmp_path / "demo"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -126,6 +134,9 @@ def test_the_demo_leaves_a_volume_and_a_picture(tmp_path):
     assert "spacing                    2 x 2 x 2.2 -> 0.5 x 0.5 x 2.2 mm" in done.stdout
     for word in ("SR volume", "picture", "data-consistency residual", "time", "peak memory"):
         assert word in done.stdout
+    again = run("common", "demo", "--output_dir", str(tmp_path / "demo"))
+    assert again.returncode == 0 and "1 of 1 were finished before" in again.stdout, again.stdout + again.stderr
+    assert again.stdout.splitlines()[-6:] == done.stdout.splitlines()[-6:]
 
 
 def test_info_lists_parameters_weights_and_licence_without_loading_them(monkeypatch):

@@ -24,6 +24,7 @@ from .values import float32_limits, round_and_clip, to_float32
 from .whole import write_whole
 
 SUFFIXES = META + NRRD
+RESULTS = {".mhd": ".mha", ".nhdr": ".nrrd"}  # voxels and header in one file
 ANATOMICAL = "left-posterior-superior"  # ITK turns every other space of the body into it
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 KEPT_KEYS = ("ITK_ExperimentDate", "ITK_VoxelUnits", "NRRD_content", "NRRD_space")  # the others describe the old grid
@@ -63,10 +64,11 @@ def read_itk(
     affine = _affine(reader)
     check_affine(affine, str(path))
     size = reader.GetSize()
+    suffix = next(suffix for suffix in SUFFIXES if str(path).lower().endswith(suffix))
     case = Case(
         source=str(path),
         format="itk",
-        suffix=".mha" if str(path).lower().endswith(META) else ".nrrd",
+        suffix=RESULTS.get(suffix, suffix),
         dtype=stored.dtype.str,
         slope=1.0,
         intercept=0.0,

@@ -79,7 +79,7 @@ class CaseSaveImaged(SaveImaged):
     """Save ``(C, X, Y, Z)`` as ``<stem>_<postfix>``, in the format and stored type and with the header of its source.
 
     The image goes on as it was saved: rounded and clipped to the stored type. One without a record (a host read it) is
-    saved by MONAI's own writer as float32.
+    saved by MONAI's own writer as float32. A result that exists is never replaced.
 
     Args:
         keys: images to save.
@@ -114,13 +114,13 @@ class CaseSaveImaged(SaveImaged):
             if case is None:
                 self.saver(d[key])
                 continue
-            path = output_path(case.source, case.suffix, self.output_dir, self.output_postfix, self.data_root_dir)
+            path = self.path_of(case.source, case.suffix)
             if self._sources.setdefault(path, case.source) != case.source:
                 raise ValueError(
                     f"{case.source}: its result would replace that of {self._sources[path]}; rename one of the two"
                 )
-            if path.exists():
-                warnings.warn(f"an earlier {path.name} was replaced", CaseWarning, stacklevel=2)
+            if os.path.lexists(path):
+                raise ValueError(exists_already(path))
             values = d[key].as_tensor().numpy(force=True)
             clipped = write_image(values, case, path, self.provenance)
             d[key] = MetaTensor(torch.from_numpy(values), meta=d[key].meta)  # what follows sees what was saved
@@ -129,6 +129,17 @@ class CaseSaveImaged(SaveImaged):
                 warnings.warn(text, CaseWarning, stacklevel=2)
             d[key].meta["saved_to"] = str(path)
         return d
+
+    def path_of(self, source: str | os.PathLike[str], suffix: str) -> Path:
+        """Where the result of ``source`` goes; see :func:`output_path`."""
+        return output_path(source, suffix, self.output_dir, self.output_postfix, self.data_root_dir)
+
+
+def exists_already(path: str | os.PathLike[str]) -> str:
+    """Why a result is not saved: no file or folder is ever replaced."""
+    return (
+        f"{path}: exists already; pass --resume true to go on with an interrupted run, or choose another --output_dir"
+    )
 
 
 def output_path(

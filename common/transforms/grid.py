@@ -41,7 +41,7 @@ class PlaceOnSuperResolvedGridd(MapTransform):
             affine = resized_affine(np.asarray(low.affine.cpu()), low.shape[1:], size)
             # MONAI's writers take original_affine and spatial_shape as the grid to return to: it is this one
             meta = {**low.meta, "original_affine": affine, "spatial_shape": np.asarray(size)}
-            d[key] = MetaTensor(d[key], affine=torch.from_numpy(affine), meta=meta)
+            d[key] = MetaTensor(d[key], meta={**meta, "affine": torch.from_numpy(affine)})
         return d
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,8 +55,7 @@ class Series:
         return hashlib.sha256("".join(sorted(_sha256(path) for path in self.files)).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A file that is in order but not for us, and why."""
 
     path: str

@@ -1,0 +1,54 @@
+"""The configuration that MONAI's runner is executing: found, hashed, and searched for misspelt settings."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+import re
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+PLACES = ("dataset_dir", "output_dir", "bundle_root", "ckpt_path", "_meta_")  # say where, not how
+PACE = ("resume", "read_ahead")  # say when, not what comes out
+
+
+def running_config() -> dict[str, Any] | None:
+    """The configuration that MONAI's runner is executing, overlays and overrides included; None where there is none.
+
+    An expression of a config cannot see its own config, but the parser that evaluates it is up the stack.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        parser = frame.f_locals.get("self")
+        if isinstance(parser, ConfigParser):
+            return dict(parser.get())
+        frame = frame.f_back
+    return None
+
+
+def config_sha256() -> str | None:
+    """SHA-256 of :func:`running_config` without what changes no result: paths, and how a worklist is gone through."""
+    config = running_config()
+    if config is None:
+        return None
+    settings = {key: value for key, value in config.items() if key not in PLACES + PACE}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def check_settings() -> None:
+    """Refuse a setting that nothing in the running config refers to and that looks like a misspelt one.
+
+    MONAI accepts any ``--name value``, so that ``--slice_axs 0`` would do nothing, in silence. What refers to another
+    setting comes from a file, which may serve training as well as evaluation.
+    """
+    config = running_config() or {}
+    text = json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str)
+    used = set(re.findall(r"@(\w+)", text))
+    for name, value in config.items():
+        refers = isinstance(value, str) and value.startswith(("@", "$"))
+        similar = difflib.get_close_matches(name, used - {name}, n=1, cutoff=0.8)
+        if name not in used and not refers and similar and similar[0] in config:
+            raise ValueError(f"--{name}: there is no such setting; did you mean --{similar[0]}?")

@@ -1,0 +1,68 @@
+"""Several processes, started by torchrun on one machine or many, at one worklist."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from .errors import exits_on_mistake
+
+PATIENCE = timedelta(days=20)  # a process may be done long before the last; in milliseconds, 24 days fill 31 bits
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Number of this process, from 0, and how many there are; 0 and 1 where torchrun did not start it."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= set(os.environ):
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def local_device() -> torch.device:
+    """The GPU of this process, the only GPU, or the CPU; processes beyond the number of GPUs share them."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if "LOCAL_RANK" not in os.environ:
+        return torch.device("cuda")
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+
+
+@contextmanager
+def waiting_for_all(world: int, worklist: Sequence[str]) -> Iterator[None]:
+    """Leave when all ``world`` processes leave: torchrun ends the others as soon as one exits with an error.
+
+    A process that is stopped, or that an exception ends, waits for nobody.
+
+    Raises:
+        SystemExit: ``worklist`` is not the same in all processes.
+    """
+    if world == 1:
+        yield
+        return
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("gloo", timeout=PATIENCE)
+    group = dist.group.WORLD if ours else dist.new_group(backend="gloo", timeout=PATIENCE)
+    _agree(worklist, group, world)
+    yield
+    dist.barrier(group)
+    if ours:
+        dist.destroy_process_group()
+
+
+@exits_on_mistake
+def _agree(worklist: Sequence[str], group: Any, world: int) -> None:
+    """Shares of different worklists would overlap, or leave gaps."""
+    lists: list[Any] = [None] * world
+    dist.all_gather_object(lists, list(worklist), group)
+    other = next((found for found in lists if found != lists[0]), None)
+    if other is not None:
+        name = min(set(other) ^ set(lists[0]), default=other[0])
+        raise ValueError(f"{name}: not all processes found it; run again when no files are being added or removed")
