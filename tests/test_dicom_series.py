@@ -141,6 +141,13 @@ def test_our_own_results_are_skipped(tmp_path):
     assert not found and {item.reason for item in skipped} == {"derived by super-resolution already"}
 
 
+def test_results_beside_their_sources_are_passed_by(tmp_path):
+    save_series(tmp_path / "a", FLAT)
+    save_series(tmp_path / "a" / "series1-12345678_srx4", FLAT, series="1.2.3.5")
+    assert len(find_cases(tmp_path, tmp_path)[0]) == 1
+    assert len(find_cases(tmp_path, tmp_path / "elsewhere")[0]) == 2
+
+
 def test_a_radiograph_needs_no_place_and_one_without_spacing_says_so(tmp_path):
     def radiograph(dataset, number):
         dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"

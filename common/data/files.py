@@ -22,8 +22,8 @@ def find_cases(
     """The images at ``path``, a file or a folder with its subfolders, sorted; and the DICOM files that are not for us.
 
     DICOM files, and those in zip archives, are brought into series; any other image is a file. Our own results
-    (``*_srx4.nii.gz`` and the like below ``output_dir``) and what is hidden, or in a hidden folder, are not images to
-    process. Links are taken as the files they stand for, under their own names.
+    (``*_srx4.nii.gz`` and folders ``*_srx4`` below ``output_dir``) and what is hidden, or in a hidden folder, are not
+    images to process. Links are taken as the files they stand for, under their own names.
 
     Raises:
         ValueError: nothing is there, or neither an image nor a DICOM file.
@@ -64,6 +64,8 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _is_result(path: Path, output_dir: str | os.PathLike[str] | None) -> bool:
+    """Whether a file below ``output_dir`` is named as our results are, or lies in a folder that is."""
     if output_dir is None or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(output_dir)):
         return False
-    return OURS.search(stem(path)) is not None
+    folders = Path(os.path.abspath(path)).relative_to(os.path.abspath(output_dir)).parts[:-1]
+    return any(OURS.search(name) for name in (stem(path), *folders))

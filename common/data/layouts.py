@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..io.formats import SUFFIXES, stem
+from ..io.formats import stem
 from ..io.whole import write_whole
+from .files import PLAIN
 from .items import SPLITS, Item, check_splits
 
 
@@ -73,8 +74,11 @@ def _covid(root: Path) -> Iterator[Item]:
 
 
 def _folder(root: Path) -> Iterator[Item]:
-    """Every image; the patient is the first folder below the root, else ``sub-…`` in the name, else the name."""
-    for image in sorted(p for p in root.rglob("*") if p.name.lower().endswith(SUFFIXES) and p.is_file()):
+    """Every image; the patient is the first folder below the root, else ``sub-…`` in the name, else the name.
+
+    DICOM files are left out: the slices of one patient would go for patients.
+    """
+    for image in sorted(p for p in root.rglob("*") if p.name.lower().endswith(PLAIN) and p.is_file()):
         parts = image.relative_to(root).parts
         named = re.match(r"sub-[A-Za-z0-9]+", parts[0])
         patient = named.group() if named else parts[0] if len(parts) > 1 else stem(image)
