@@ -125,7 +125,7 @@ class CaseSaveImaged(SaveImaged):
             clipped = write_image(values, case, path, self.provenance)
             d[key] = MetaTensor(torch.from_numpy(values), meta=d[key].meta)  # what follows sees what was saved
             if clipped:
-                text = f"{clipped} values outside the range of {np.dtype(case.dtype).name} were clipped to it"
+                text = f"{clipped} values outside the stored range ({np.dtype(case.dtype).name}) were clipped to it"
                 warnings.warn(text, CaseWarning, stacklevel=2)
             d[key].meta["saved_to"] = str(path)
         return d

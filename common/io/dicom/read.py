@@ -49,7 +49,7 @@ def read_dicom(
     if series.problem is not None:
         raise ValueError(series.problem)
     _check_options(series, in_channels, volume, channels_last, slice_axis)
-    values, scales = _read_planes(series)
+    values, scales, dtype = _read_planes(series)
     affine, units = _affine(series)
     reference = max(scales, key=lambda scale: abs(scale.slope))
     rows, columns = series.planes[0].size
@@ -57,7 +57,7 @@ def read_dicom(
         source=series.source,
         format="dicom",
         suffix=series.suffix,
-        dtype=np.dtype(np.int32).str,
+        dtype=dtype,
         slope=reference.slope,
         intercept=reference.intercept,
         shape=(columns, rows, len(series.planes)),
@@ -115,8 +115,8 @@ def _check_options(
         )
 
 
-def _read_planes(series: Series) -> tuple[np.ndarray, list[Scale]]:
-    """Values of all planes ``(X, Y, Z)``, and their scales."""
+def _read_planes(series: Series) -> tuple[np.ndarray, list[Scale], str]:
+    """Values of all planes ``(X, Y, Z)``, their scales, and the stored type."""
     stored, scales = [], []
     for plane, dataset, frames in _decoded(series.planes):
         stored.append(frames[plane.frame])
@@ -134,7 +134,7 @@ def _read_planes(series: Series) -> tuple[np.ndarray, list[Scale]]:
                 f"{plane.path}: the rescale differs too much from that of the other slices (slope {own.slope:g} beside "
                 f"{reference.slope:g}) for its values to be kept; export the series with one rescale"
             )
-    return values.transpose(2, 1, 0), scales
+    return values.transpose(2, 1, 0), scales, np.result_type(*stored).str
 
 
 def _decoded(planes: tuple[Plane, ...]) -> Iterator[tuple[Plane, Dataset, np.ndarray]]:
