@@ -136,7 +136,7 @@ def test_clipped_values_are_counted_in_the_warnings(tmp_path):
     network = {"_target_": "tests.helpers.Interpolate", "scale": 4}
     run_inference(path, tmp_path / "out", scale=4, network_def=network, consistency_bound=1e-2)
     texts = lines(tmp_path / "out")[0]["warnings"]
-    assert any("outside the range of uint8 were clipped" in text for text in texts)
+    assert any("outside the stored range (uint8) were clipped" in text for text in texts)
     assert stored(tmp_path / "out" / "a_srx4.nii.gz").max() == 255
 
 
