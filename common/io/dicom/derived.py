@@ -11,6 +11,7 @@ import re
 import uuid
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +92,7 @@ def derive(source: Dataset, provenance: Provenance, size: tuple[int, int]) -> tu
     out.file_meta.MediaStorageSOPClassUID = source.SOPClassUID
     for element in source:
         if element.keyword not in ("PixelData", "FloatPixelData", "DoubleFloatPixelData", "DataSetTrailingPadding"):
-            out.add(element)
+            out.add(deepcopy(element))  # what changes in the result must not change in the source
     removed = _remove_stale(out)
     _identify(out, source, provenance)
     _describe(out, source, provenance)
