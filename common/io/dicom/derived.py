@@ -138,13 +138,10 @@ def _decimals(values: Iterator[float] | np.ndarray) -> list[DSfloat]:
 
 
 def _remove_stale(out: Dataset) -> list[str]:
-    removed: dict[str, None] = {}
-    for element in list(out):
-        reason = _stale(out, element)
-        if reason is not None:
-            removed.setdefault(reason)
-            if element.tag in out:
-                del out[element.tag]
+    stale = {element.tag: reason for element in out if (reason := _stale(out, element)) is not None}
+    for tag in stale:
+        del out[tag]
+    removed = dict.fromkeys(stale.values())
     for element in out:  # private tags hide in sequences too
         if element.VR == "SQ":
             for item in element.value:

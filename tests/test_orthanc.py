@@ -1,0 +1,129 @@
+"""Sources and results in a DICOM archive: a real Orthanc that listens on the loopback interface alone."""
+
+import io
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+
+from common.errors import CaseWarning
+from common.io.dicom.derived import Provenance
+from common.io.dicom.read import read_dicom
+from common.io.dicom.series import find_series
+from common.io.dicom.write import write_dicom
+from common.transforms.degradation import resample
+from tests.dicom_samples import mr_series
+from tests.helpers import data_dir
+
+SECONDS = 20  # to start
+
+
+class Archive:
+    """Orthanc's REST interface."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def ask(self, path: str, content: bytes | None = None) -> bytes:
+        request = urllib.request.Request(f"{self.url}/{path}", data=content)
+        with self.opener.open(request, timeout=SECONDS) as answer:
+            return bytes(answer.read())
+
+    def read(self, path: str) -> Any:
+        return json.loads(self.ask(path))
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[Archive]:
+    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
+    if program is None:
+        pytest.skip("the DICOM archive is not here: install Orthanc (package orthanc)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "StorageDirectory": str(tmp_path / "storage"), "IndexDirectory": str(tmp_path / "storage"), "HttpPort": port,
+        "RemoteAccessAllowed": False, "HttpBindAddresses": ["127.0.0.1"], "AuthenticationEnabled": False,
+        "DicomServerEnabled": False, "Plugins": [],
+    }  # fmt: skip
+    (tmp_path / "orthanc.json").write_text(json.dumps(settings))
+    with open(tmp_path / "orthanc.log", "wb") as log:
+        process = subprocess.Popen([program, str(tmp_path / "orthanc.json")], stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        archive = Archive(f"http://127.0.0.1:{port}")
+        wait_for(archive, process, tmp_path / "orthanc.log")
+        yield archive
+    finally:
+        process.kill()  # nothing in its storage is worth the seconds of an orderly end
+        process.wait()
+
+
+def wait_for(archive: Archive, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            archive.read("system")
+            return
+        except OSError:
+            time.sleep(0.05)
+    pytest.fail(f"Orthanc does not answer: {log.read_text(errors='replace')[-2000:]}")
+
+
+def write_x2(files: list[Path], folder: Path) -> list[Path]:
+    """The bicubic x2 of a series, as one series of files."""
+    (series,), _ = find_series(files)
+    values, case = read_dicom(series)
+    planes = torch.from_numpy(values).permute(0, 3, 1, 2)
+    planes = resample(planes, (2 * planes.shape[2], 2 * planes.shape[3]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CaseWarning)  # private tags are left out
+        write_dicom(planes.permute(0, 2, 3, 1).contiguous().numpy(), case, folder, Provenance("rdst", "0.1.0", 2))
+    return sorted(folder.iterdir())
+
+
+def by_instance(contents: list[bytes]) -> dict[str, np.ndarray]:
+    datasets = [pydicom.dcmread(io.BytesIO(content)) for content in contents]
+    return {str(dataset.SOPInstanceUID): dataset.pixel_array for dataset in datasets}
+
+
+def check_archived(archive: Archive, sources: list[Path], results: list[Path]) -> None:
+    """Store both series, and find one study with two series of the same pixels."""
+    kept = [path.read_bytes() for path in (*sources, *results)]
+    for content in kept:
+        assert json.loads(archive.ask("instances", content))["Status"] == "Success"
+    instances = archive.read("instances")
+    assert [len(archive.read(level)) for level in ("patients", "studies", "series")] == [1, 1, 2]
+    assert len(instances) == len(kept) == 2 * len(sources)
+    rows = sorted(int(archive.read(f"series/{one}/shared-tags?simplify")["Rows"]) for one in archive.read("series"))
+    assert rows[1] == 2 * rows[0]
+    given, fetched = by_instance(kept), by_instance([archive.ask(f"instances/{one}/file") for one in instances])
+    assert given.keys() == fetched.keys() and all(np.array_equal(given[uid], fetched[uid]) for uid in given)
+    print(f"Orthanc {archive.read('system')['Version']}: {len(instances)} instances, 2 series, 1 study, 1 patient")
+
+
+def test_a_derived_series_lies_beside_its_source_in_one_study(orthanc, tmp_path):
+    sources = mr_series(tmp_path / "source")
+    check_archived(orthanc, sources, write_x2(sources, tmp_path / "result"))
+
+
+def test_a_real_derived_series_lies_beside_its_source_in_one_study(orthanc, tmp_path):
+    sources = sorted((data_dir() / "dicom" / "mr_sag_MIT").glob("*.dcm"))
+    check_archived(orthanc, sources, write_x2(sources, tmp_path / "result"))
+
+
+def test_a_series_that_is_stored_twice_is_found(orthanc, tmp_path):
+    sources = mr_series(tmp_path / "source")
+    with pytest.raises(AssertionError):
+        check_archived(orthanc, sources, sources)
