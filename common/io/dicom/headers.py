@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +117,17 @@ def damaged(path: str | os.PathLike[str], error: BaseException) -> ValueError:
     return ValueError(f"{path}: a damaged DICOM file, got {text}; copy or export it again")
 
 
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever a damaged file makes pydicom raise becomes a ``ValueError`` that names it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (ValueError, OSError)) and str(path) in str(error):
+            raise
+        raise damaged(path, error) from error
+
+
 def read_planes(path: str | os.PathLike[str]) -> list[Plane]:
     """The planes of one file.
 
@@ -144,6 +156,8 @@ def _check_kind(dataset: Dataset) -> None:
     if kind not in SUPPORTED:
         raise NotForUs(f"{kind.name}: only MR, CT, CR and DX images are read")
     photometric = dataset.get("PhotometricInterpretation")
+    if not photometric:
+        raise _Incomplete("PhotometricInterpretation must be there; the file is cut off or damaged, copy it again")
     if int(dataset.get("SamplesPerPixel", 1)) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise NotForUs(f"colour ({photometric})")
     if "LOCALIZER" in (dataset.get("ImageType") or []):

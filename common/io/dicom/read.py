@@ -14,7 +14,7 @@ from ...errors import CaseWarning
 from ...geometry import check_affine
 from ..archive import SUFFIX as ARCHIVE
 from ..case import Case, Part
-from .headers import MULTI_FRAME, Plane, frame_tags, read_dataset
+from .headers import MULTI_FRAME, Plane, frame_tags, naming, read_dataset
 from .series import Series, find_series, normal
 from .stored import Scale, decode, scale_of
 
@@ -120,7 +120,8 @@ def _read_planes(series: Series) -> tuple[np.ndarray, list[Scale], str]:
     stored, scales = [], []
     for plane, dataset, frames in _decoded(series.planes):
         stored.append(frames[plane.frame])
-        scales.append(scale_of(plane.path, dataset, plane_tags(dataset, plane.frame)))
+        with naming(plane.path):
+            scales.append(scale_of(plane.path, dataset, plane_tags(dataset, plane.frame)))
     reference = max(scales, key=lambda scale: abs(scale.slope))
     values = np.empty((len(stored), *series.planes[0].size), np.float32)
     for plane, pixels, own, out in zip(series.planes, stored, scales, values, strict=True):
@@ -143,7 +144,8 @@ def _decoded(planes: tuple[Plane, ...]) -> Iterator[tuple[Plane, Dataset, np.nda
     for plane in planes:
         if plane.path != path:
             path, dataset = plane.path, read_dataset(plane.path)
-            frames = decode(path, dataset)
+            with naming(path):
+                frames = decode(path, dataset)
         if plane.frame >= len(frames) or frames.shape[1:] != plane.size:
             raise ValueError(f"{path}: has changed since it was found; run again")
         yield plane, dataset, frames

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from ...errors import CaseWarning
 from ..case import Case
 from ..whole import write_whole
 from .derived import Provenance, derive, put_pixels, set_value, take_frames
-from .headers import MULTI_FRAME, damaged, read_dataset
+from .headers import MULTI_FRAME, naming, read_dataset
 from .read import common_values, plane_tags, stored_values
 from .stored import Scale, decode, scale_of
 
@@ -72,11 +73,12 @@ def write_dicom(
 def _planes(case: Case) -> list[_Plane]:
     planes, dataset, frames, path = [], Dataset(), None, ""
     for part in case.parts:
-        if part.path != path:
-            path, dataset, frames = part.path, read_dataset(part.path, pixels=False), None
-            if "PixelPaddingValue" in dataset:
-                frames = decode(path, read_dataset(path))
-        scale = scale_of(path, dataset, plane_tags(dataset, part.frame))
+        with naming(part.path):
+            if part.path != path:
+                path, dataset, frames = part.path, read_dataset(part.path, pixels=False), None
+                if "PixelPaddingValue" in dataset:
+                    frames = decode(path, read_dataset(path))
+            scale = scale_of(path, dataset, plane_tags(dataset, part.frame))
         padded = None if frames is None else frames[part.frame]
         keep = padded is not None and scale.is_padding(padded).any()
         planes.append(_Plane(path, part.frame, scale, padded if keep else None))
@@ -121,17 +123,17 @@ def _write(
     for number, plane in enumerate(planes):
         source = read_dataset(plane.path, pixels=False)
         frames = [p.frame for p in planes] if str(source.SOPClassUID) in MULTI_FRAME else []
-        try:
+        pixels = np.stack([stored(n) for n in range(len(planes))]) if frames else stored(number)
+        with naming(plane.path):  # a tag may turn out to be damaged only when it is asked for, or written
             out, stale = derive(source, made_by, size)
             if frames:
                 take_frames(out, source, frames, size)
-        except Exception as error:  # a tag may turn out to be damaged only when it is asked for
-            raise damaged(plane.path, error) from error
+            _set_range_of_series(out, source, planes)
+            put_pixels(out, source, pixels, made_by)
+            content = _encoded(out)
         removed.update(dict.fromkeys(stale))
-        _set_range_of_series(out, source, planes)
-        pixels = np.stack([stored(n) for n in range(len(planes))]) if frames else stored(number)
-        put_pixels(out, source, pixels, made_by)
-        _save(out, target / f"{number + 1:04d}.dcm" if case.suffix == "" else target)
+        path = target / f"{number + 1:04d}.dcm" if case.suffix == "" else target
+        path.write_bytes(content)
         if frames:
             break
     return removed
@@ -147,9 +149,12 @@ def _set_range_of_series(out: Dataset, source: Dataset, planes: Sequence[_Plane]
             set_value(out, name, value, signed)
 
 
-def _save(out: Dataset, path: Path) -> None:
+def _encoded(out: Dataset) -> memoryview:
+    """The bytes of the file, in memory, so that what cannot be encoded is told from what cannot be saved."""
+    file = io.BytesIO()
     if int(pydicom.__version__.split(".")[0]) >= 3:
-        pydicom.dcmwrite(path, out, enforce_file_format=True)
+        pydicom.dcmwrite(file, out, enforce_file_format=True)
     else:
         out.is_little_endian, out.is_implicit_VR = True, False
-        pydicom.dcmwrite(path, out, write_like_original=False)
+        pydicom.dcmwrite(file, out, write_like_original=False)
+    return file.getbuffer()
