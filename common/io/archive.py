@@ -17,6 +17,15 @@ RATIO, SMALL = 200, 256 << 20  # of unpacked to packed bytes, for archives that 
 ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
 
 
+class _Bounded(io.BufferedReader):
+    """Asks for no more bytes than the file has: a forged length in a header would have gigabytes set aside for it."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, os.fstat(self.fileno()).st_size)
+        return super().read(size)
+
+
 def list_members(path: str | os.PathLike[str]) -> list[str]:
     """Names of the files in the zip archive at ``path``, as :func:`open_file` takes them, sorted.
 
@@ -46,7 +55,7 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """
     archive = find_archive(path)
     if archive is None:
-        return open(path, "rb")
+        return _Bounded(io.FileIO(path))
     name = Path(path).relative_to(archive).as_posix()
     try:
         return io.BytesIO(_open(archive).read(name))

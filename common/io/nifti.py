@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 import zlib
@@ -21,6 +22,7 @@ from .whole import write_whole
 
 SUFFIXES = (".nii.gz", ".nii")
 ANALYZE = (".img", ".hdr")
+DEFLATE = 1032  # bytes that gzip can make of one, at most
 READ_ERRORS = (
     nib.filebasedimages.ImageFileError,
     HeaderDataError,
@@ -80,7 +82,7 @@ def read_nifti(
         channels_last=channels_last and values.shape[0] > 1,
         slice_axis=choose_slice_axis(path, slice_axis, affine, image.shape),
         affine=tuple(tuple(float(v) for v in row) for row in affine),
-        units=image.header.get_xyzt_units()[0] if isinstance(image, nib.Nifti1Pair) else "mm",
+        units=_units(image),
     )
     return (-values if case.slope < 0 else values), case
 
@@ -201,6 +203,7 @@ def _check_header(path: str | os.PathLike[str], image: Any) -> None:
 
 
 def _stored_values(path: str | os.PathLike[str], image: Any) -> np.ndarray:
+    _check_size(path, image)
     try:
         stored = np.asanyarray(image.dataobj.get_unscaled())
     except READ_ERRORS as error:
@@ -208,6 +211,27 @@ def _stored_values(path: str | os.PathLike[str], image: Any) -> np.ndarray:
     if stored.size == 0:
         raise ValueError(f"{path}: must hold at least one voxel, got shape {image.shape}; export the file again")
     return stored
+
+
+def _units(image: Any) -> str:
+    if not isinstance(image, nib.Nifti1Pair):
+        return "mm"
+    try:
+        return str(image.header.get_xyzt_units()[0])
+    except KeyError:  # a code that the format does not know
+        return "unknown"
+
+
+def _check_size(path: str | os.PathLike[str], image: Any) -> None:
+    """Refuse a shape that the file is too short for, before memory is set aside for it."""
+    file = str(image.file_map["image"].filename or path)
+    held = os.path.getsize(file) * (DEFLATE if file.lower().endswith(".gz") else 1)
+    needed = int(image.dataobj.offset) + math.prod(int(n) for n in image.shape) * image.get_data_dtype().itemsize
+    if needed > held:
+        raise ValueError(
+            f"{path}: cannot be read to its end, must hold {needed} bytes for shape {image.shape}, got at most {held}; "
+            "copy or export the file again"
+        )
 
 
 def _zooms(header: nib.Nifti1Header, old: tuple[int, ...], size: tuple[int, ...], ndim: int) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian
 
 from ..archive import open_file
+from .codestream import check_deflated
 
 PROJECTIONS = {  # one image a file, without a place in the patient
     "1.2.840.10008.5.1.4.1.1.1": "CR",
@@ -91,14 +92,15 @@ def read_dataset(path: str | os.PathLike[str], pixels: bool = True, tags: list[s
     """
     with open_file(path) as file:
         try:
+            check_deflated(file)
             dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, force=True, specific_tags=tags)
             dataset.get("SOPClassUID")  # reading is lazy; a damaged header shows here
+            if dataset.file_meta.get("TransferSyntaxUID") == ExplicitVRBigEndian:
+                _swap_words(dataset)
         except Exception as error:  # pydicom raises whatever its parser stumbles on
             raise damaged(path, error) from error
-    if not dataset:
+    if not dataset and not dataset.file_meta:  # a DICOMDIR has none of our tags
         raise ValueError(f"{path}: not a readable DICOM file; copy or export it again")
-    if dataset.file_meta.get("TransferSyntaxUID") == ExplicitVRBigEndian:
-        _swap_words(dataset)
     return dataset
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom import Dataset
 
+from .codestream import check_frames
+
+BASELINE_JPEG = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"  # Pillow reads those of 8 bits
 EXTENDED_JPEG = "1.2.840.10008.1.2.4.51"  # 12 bits of it are decoded wrongly by some plug-ins
 
 
@@ -156,8 +159,10 @@ def decode(path: str | os.PathLike[str], dataset: Dataset) -> np.ndarray:
     if "PixelData" not in dataset:
         raise ValueError(f"{path}: the file holds no pixels, or is cut off before them; copy or export it again")
     if hasattr(dataset, "pixel_array_options"):  # pydicom 3 would cut off, in silence, what exceeds the stored bits
-        dataset.pixel_array_options(correct_unused_bits=False)
+        plugin = "pillow" if syntax in BASELINE_JPEG else ""  # GDCM can end the process over a damaged one
+        dataset.pixel_array_options(correct_unused_bits=False, decoding_plugin=plugin)
     try:
+        check_frames(dataset)
         pixels = np.asarray(dataset.pixel_array)
     except Exception as error:  # plug-ins raise whatever they stumble on
         text = " ".join(str(error).split())[:300]
