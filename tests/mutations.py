@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+import logging
 import multiprocessing
+import re
 import resource
+import shutil
 import signal
 import struct
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pydicom
 from pydicom.data import get_testdata_file
 from pydicom.dataelem import RawDataElement
@@ -26,7 +32,7 @@ from tests.dicom_enhanced_samples import enhanced_ct, enhanced_mr
 from tests.dicom_samples import cr_image, ct_series, dx_image, mr_series
 from tests.helpers import oblique, save_nifti
 
-SECONDS, MEMORY = 20, 512 << 20  # for one file: to read and write it, and beyond what the process has
+MEMORY = 512 << 20  # for all that one file may take
 SHIPPED = ("MR_small_RLE.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm", "MR_small_jp2klossless.dcm",
            "MR_small_jpeg_ls_lossless.dcm")  # fmt: skip
 TAGS = (
@@ -118,47 +124,90 @@ def nifti_sources(folder: Path) -> list[Path]:
 
 
 def mutants(folder: Path, seed: int, count: int) -> list[Path]:
-    """``count`` damaged files, two in three of them DICOM."""
+    """``count`` damaged cases: files, one in three of them NIfTI, and folders with a series one file of which is."""
     folder.mkdir()
-    sources = {
-        change_tag: dicom_sources(folder / "dicom"),
-        change_field: nifti_sources(folder),
-    }
+    dicom, nifti = dicom_sources(folder / "dicom"), nifti_sources(folder)
+    series = sorted((folder / "dicom" / "mr").iterdir())
     out = []
     for number in range(count):
         rng = np.random.default_rng((seed, number))
-        change = change_field if number % 3 == 2 else change_tag
-        source = sources[change][rng.integers(len(sources[change]))]
-        mutate: Callable[[bytes, np.random.Generator], bytes] = change if rng.random() < 0.5 else damage
-        path = folder / f"{number:04d}-{source.name}"
-        path.write_bytes(mutate(source.read_bytes(), rng))
-        out.append(path)
+        change, sources = (change_field, nifti) if number % 3 == 2 else (change_tag, dicom)
+        source = sources[rng.integers(len(sources))]
+        case = folder / f"{number:04d}-{source.name}"
+        path = case
+        if source == series[0]:
+            case = case.with_suffix("")
+            case.mkdir()
+            for file in series[1:]:
+                shutil.copy(file, case)
+            path = case / source.name
+        path.write_bytes((change if rng.random() < 0.5 else damage)(source.read_bytes(), rng))
+        out.append(case)
     return out
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a file: "error", "skipped" or "right", and what was said; else it is not allowed."""
+    """What became of a case: "right", "skipped", "error" that names it, and what was said; all else is a failure."""
 
-    name: str
+    case: Path
     kind: str
     text: str
-    megabytes: float
+
+    @property
+    def allowed(self) -> bool:
+        return self.kind in ("right", "skipped", "error") and not re.search("MemoryError|nable to allocate", self.text)
 
 
-def try_one(path: Path, result: Path) -> tuple[str, str]:
-    """Read a file, and write what was read back and magnified, where that works."""
-    sources: Sequence[object] = [path]
-    if not path.name.endswith((".nii", ".nii.gz")):
-        sources, skipped = find_series([path])
+def read_and_write(case: Path, results: Path) -> Outcome:
+    """Read a file or a folder, and write what was read as it is and magnified."""
+    sources: Sequence[Any] = [case]
+    if not case.name.endswith((".nii", ".nii.gz")):
+        sources, skipped = find_series(sorted(case.iterdir()) if case.is_dir() else [case])
         if not sources:
-            return "skipped", skipped[0].reason
+            return Outcome(case, "skipped" if skipped[0].reason else "silent", skipped[0].reason)
     try:
         for number, source in enumerate(sources):
-            values, case = read_image(source)
-            assert np.isfinite(values).all() or case.format == "nifti"
-            write_image(values.copy(), case, result / f"{number}-x1{case.suffix}")
-            write_image(values.repeat(2, axis=1).repeat(2, axis=2), case, result / f"{number}-x2{case.suffix}")
+            values, record = read_image(source)
+            write_image(values.copy(), record, results / f"{number}-x1{record.suffix}")
+            write_image(values.repeat(2, axis=1).repeat(2, axis=2), record, results / f"{number}-x2{record.suffix}")
     except (ValueError, OSError) as error:
-        return "error" if path.name in str(error) else "unnamed", str(error)
-    return "right", ""
+        return Outcome(case, "error" if str(case) in str(error) else "unnamed", str(error))
+    return Outcome(case, "right", "")
+
+
+Act = Callable[[Path, Path], Outcome]
+
+
+def outcomes(cases: Sequence[Path], results: Path, act: Act = read_and_write, seconds: int = 20) -> list[Outcome]:
+    """What becomes of each case, in a process that has ``MEMORY`` beyond what this one has, and some ``seconds``."""
+    done: list[Outcome] = []
+    fork = multiprocessing.get_context("fork")
+    while len(done) < len(cases):
+        receive, send = fork.Pipe(duplex=False)
+        process = fork.Process(target=_work, args=(cases[len(done) :], results, act, seconds, send))
+        process.start()
+        send.close()
+        with contextlib.suppress(EOFError):
+            while True:
+                done.append(receive.recv())
+        process.join()
+        if process.exitcode:
+            done.append(Outcome(cases[len(done)], "ended", f"the process, code {process.exitcode}"))
+    return done
+
+
+def _work(cases: Sequence[Path], results: Path, act: Act, seconds: int, send: Any) -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    limit = psutil.Process().memory_info().vms + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for case in cases:
+        signal.alarm(seconds)  # nothing handles it: it ends the process
+        try:
+            outcome = act(case, results / case.name)
+        except Exception as error:
+            outcome = Outcome(case, "unexpected", repr(error))
+        send.send(outcome)
+    signal.alarm(0)
