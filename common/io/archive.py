@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 SUFFIX = ".zip"
 MEMBERS, BYTES = 200_000, 64 << 30  # of one archive; beyond that it is taken for a bomb
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 RATIO, SMALL = 200, 256 << 20  # of unpacked to packed bytes, for archives that unpack to more than SMALL
 ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
 
@@ -61,7 +62,7 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
         return io.BytesIO(_open(archive).read(name))
     except KeyError as error:
         raise FileNotFoundError(f"{path}: the archive has no such file") from error
-    except ERRORS as error:
+    except Exception as error:  # every method of compression has errors of its own
         raise ValueError(f"{path}: damaged in its archive, got {error}; copy the archive again") from error
 
 
@@ -86,9 +87,11 @@ def _archive(path: str, _changed: int) -> zipfile.ZipFile:
 
 def _check(path: str | os.PathLike[str], member: zipfile.ZipInfo) -> None:
     name = PurePosixPath(member.filename.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+    if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
         raise ValueError(f"{path}: a name leads out of the archive, got {member.filename!r}; do not trust this archive")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise ValueError(f"{path}: the archive must hold no links, got {member.filename!r}; pack the files themselves")
     if member.flag_bits & 1:
         raise ValueError(f"{path}: the archive is encrypted; unpack it, and pass the folder")
+    if member.compress_type not in METHODS:  # others unpack to more than the directory says before anyone can stop
+        raise ValueError(f"{path}: must be packed by deflate, got method {member.compress_type}; pack it again")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from pydicom import Dataset
 
+from ...errors import CaseWarning
 from .codestream import check_frames
 
 BASELINE_JPEG = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"  # Pillow reads those of 8 bits
@@ -178,6 +180,10 @@ def decode(path: str | os.PathLike[str], dataset: Dataset) -> np.ndarray:
         raise ValueError(
             f"{path}: must hold {frames} x {rows} x {columns} pixels, got {pixels.shape}; copy or export it again"
         )
+    surplus = 0 if syntax.is_encapsulated else len(dataset.PixelData) - pixels.nbytes
+    if surplus > 1:  # one fills up to an even length; scanners that fill up to a block are known too
+        text = f"{surplus} bytes of pixels more than the header tells of were left out; look at rows and columns"
+        warnings.warn(text, CaseWarning, stacklevel=2)
     return _stored_bits(path, dataset, pixels.reshape(frames, rows, columns))
 
 
