@@ -16,6 +16,7 @@ import SimpleITK as sitk
 import torch
 from pydicom.data import get_testdata_file
 
+from common.errors import CaseWarning
 from common.geometry import resized_affine
 from common.io.case import Case
 from common.io.dicom.derived import Provenance
@@ -161,6 +162,17 @@ def test_an_enhanced_result_refers_to_the_image_and_the_frames_it_came_from(tmp_
     for number, groups in enumerate(result.PerFrameFunctionalGroupsSequence, start=1):
         (frame,) = groups.DerivationImageSequence[0].SourceImageSequence
         assert (frame.ReferencedSOPInstanceUID, frame.ReferencedFrameNumber) == (source.SOPInstanceUID, number)
+
+
+def test_private_tags_are_left_out_by_the_names_of_their_creators(tmp_path):
+    (path,) = cr_image(tmp_path / "cr.dcm")
+    dataset = pydicom.dcmread(path)
+    for creator in ("ONE", "TWO"):
+        dataset.private_block(0x0029, creator, create=True).add_new(1, "LO", "left")
+    dataset.save_as(path)
+    with pytest.warns(CaseWarning, match=r"left out, .*: private tags of ONE, private tags of TWO$"):
+        one = magnify(find_series([path])[0][0], tmp_path)
+    assert not any(element.tag.is_private for element in pydicom.dcmread(one.files[0]))
 
 
 Volume = tuple[np.ndarray, np.ndarray]  # real values (X, Y, Z), and voxel to world (RAS, mm)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 
 from common.data.files import find_cases
 from common.io.dicom.series import find_series
@@ -199,13 +200,18 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path, monkeypatch):
     values, case = read_image(series)
     written = []
 
-    def full(path, *arguments, **options):
+    def full(path, content):
         written.append(path)
+        path.write_text("part")
         if len(written) > 2:
             raise OSError(28, "No space left on device")
-        path.write_bytes(b"part")
 
-    monkeypatch.setattr(pydicom, "dcmwrite", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         write_image(values, case, tmp_path / "out" / "a")
     assert len(written) == 3 and not list((tmp_path / "out").iterdir())
+
+
+def test_the_directory_of_a_medium_is_skipped():
+    found, skipped = find_series([get_testdata_file("DICOMDIR", download=False)])
+    assert not found and skipped[0].reason.startswith("Media Storage Directory Storage: only MR, CT")

@@ -12,6 +12,8 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from common.errors import CaseWarning
+from common.io.dicom.read import read_dicom
 from tests.dicom_enhanced_samples import enhanced_mr
 from tests.dicom_samples import mr_series
 from tests.helpers import oblique, save_nifti
@@ -105,3 +107,9 @@ def test_a_forged_size_takes_no_memory_and_ends_no_process(tmp_path):
         assert outcome.kind == "error"
         with pytest.raises(ValueError, match=message):
             raise ValueError(outcome.text)
+
+
+def test_surplus_pixels_are_told_of():
+    with pytest.warns(CaseWarning, match="128 bytes of pixels more than the header tells of were left out"):
+        values, _ = read_dicom(get_testdata_file("MR_small_padded.dcm", download=False))
+    assert values.shape == (1, 64, 64, 1)
