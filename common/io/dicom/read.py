@@ -74,14 +74,15 @@ def read_dicom(
 def common_values(stored: np.ndarray, own: Scale, slope: float, intercept: float) -> np.ndarray:
     """Stored values of a plane on the scale of ``slope`` and ``intercept``, bright where they are displayed bright."""
     if own.table is None and (own.slope, own.intercept) == (slope, intercept):
-        return (own.sign * stored).astype(np.float32)
+        return np.multiply(stored, own.sign, dtype=np.float32)  # stored bits fit in float32
     return (own.sign * ((own.to_real(stored) - intercept) / slope)).astype(np.float32)
 
 
 def stored_values(values: np.ndarray, own: Scale, slope: float, intercept: float) -> np.ndarray:
     """Undo :func:`common_values`: rounded stored values as float64, not yet clipped."""
     if own.table is None and (own.slope, own.intercept) == (slope, intercept):
-        return np.rint(own.sign * values.astype(np.float64))
+        rounded = np.multiply(values, own.sign, dtype=np.float64)  # in place from here: a projection is large
+        return np.rint(rounded, out=rounded)
     return own.to_stored(own.sign * values.astype(np.float64) * slope + intercept)
 
 

@@ -90,7 +90,7 @@ def _fit(view: np.ndarray, plane: _Plane, case: Case) -> tuple[np.ndarray, int]:
     stored = stored_values(view, plane.scale, case.slope, case.intercept)
     low, high = plane.scale.low, plane.scale.high
     clipped = int(np.count_nonzero((stored < low) | (stored > high)))
-    stored = np.clip(stored, low, high).astype(np.int32)
+    stored = np.clip(stored, low, high, out=stored).astype(np.int32)
     if plane.scale.padding is not None:  # a value that means padding must not appear by chance
         first, last = plane.scale.padding
         stored[plane.scale.is_padding(stored)] = last + 1 if last < high else first - 1
