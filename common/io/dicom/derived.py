@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom import DataElement, Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.sequence import Sequence
 from pydicom.sr.codedict import Code, codes
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -33,7 +32,6 @@ LOSSY = {  # transfer syntaxes that always lose something, and their name in Los
     "1.2.840.10008.1.2.4.51": "ISO_10918_1",
     "1.2.840.10008.1.2.4.81": "ISO_14495_1",
 }
-ENHANCED_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence")
 STALE = {  # what says where something lies in pixels of the source, or vouches for its bytes
     "IconImageSequence": "icon",
     "DigitalSignaturesSequence": "digital signatures",
@@ -80,7 +78,7 @@ class Provenance:
 def derive(source: Dataset, provenance: Provenance, size: tuple[int, int]) -> tuple[FileDataset, list[str]]:
     """A copy of the header of ``source`` for the image of ``size`` (rows, columns) made of it, without pixels.
 
-    Positions and spacing of a single-frame file are moved here; those of frames by :func:`take_frames`.
+    Positions and spacing of a single-frame file are moved here; those of frames by :mod:`common.io.dicom.frames`.
 
     Returns:
         The data set, and what was left out because it says something about the source's pixels.
@@ -101,7 +99,7 @@ def derive(source: Dataset, provenance: Provenance, size: tuple[int, int]) -> tu
     if str(source.SOPClassUID) not in MULTI_FRAME:
         move(out, old, size)
         for name in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-            _scale_spacing(out, name, old, size)
+            scale_spacing(out, name, old, size)
         _keep_aspect(out, old, size)
     return out, removed
 
@@ -117,10 +115,10 @@ def move(tags: Dataset, old: tuple[int, int], size: tuple[int, int]) -> None:
         down_column = (old[0] / size[0] - 1) / 2 * row_step
         position = np.array([float(v) for v in tags.ImagePositionPatient])
         tags.ImagePositionPatient = _decimals(position + along_row * turn[0] + down_column * turn[1])
-    _scale_spacing(tags, "PixelSpacing", old, size)
+    scale_spacing(tags, "PixelSpacing", old, size)
 
 
-def _scale_spacing(tags: Dataset, name: str, old: tuple[int, int], size: tuple[int, int]) -> None:
+def scale_spacing(tags: Dataset, name: str, old: tuple[int, int], size: tuple[int, int]) -> None:
     value = tags.get(name)
     if value:
         setattr(tags, name, _decimals(float(v) * n / m for v, n, m in zip(value, old, size, strict=True)))
@@ -176,25 +174,25 @@ def _identify(out: Dataset, source: Dataset, provenance: Provenance) -> None:
     image_type = list(source.get("ImageType") or [])
     multi_frame = str(source.SOPClassUID) in MULTI_FRAME
     # PS3.3 C.8.16.1: enhanced images have PRIMARY for value 2, and say for value 4 how contrast was derived
-    out.ImageType = _enhanced_type(image_type) if multi_frame else ["DERIVED", "SECONDARY", *image_type[2:]]
+    out.ImageType = enhanced_type(image_type) if multi_frame else ["DERIVED", "SECONDARY", *image_type[2:]]
 
 
-def _enhanced_type(image_type: list[str]) -> list[str]:
+def enhanced_type(image_type: list[str]) -> list[str]:
     return ["DERIVED", "PRIMARY", *image_type[2:3], *(["RESAMPLED"] if len(image_type) > 3 else []), *image_type[4:]]
 
 
 def _describe(out: Dataset, source: Dataset, provenance: Provenance) -> None:
     earlier = str(source.get("DerivationDescription") or "")
     out.DerivationDescription = f"{provenance}{' Before: ' + earlier if earlier else ''}"[:TEXT]
-    out.DerivationCodeSequence = [*(source.get("DerivationCodeSequence") or []), _code(codes.DCM.SpatialResampling)]
+    out.DerivationCodeSequence = [*(source.get("DerivationCodeSequence") or []), as_item(codes.DCM.SpatialResampling)]
     out.pop("SourceImageSequence", None)  # the source's own sources
-    if _can_be_named(source):
-        out.SourceImageSequence = [_source_image(source)]
+    if can_be_named(source):
+        out.SourceImageSequence = [source_image(source)]
     else:
         text = "its SOPInstanceUID is no valid identifier: the result does not refer to it"
         warnings.warn(text, CaseWarning, stacklevel=2)
     equipment = Dataset()
-    equipment.PurposeOfReferenceCodeSequence = [_code(codes.DCM.ModifyingEquipment)]
+    equipment.PurposeOfReferenceCodeSequence = [as_item(codes.DCM.ModifyingEquipment)]
     equipment.Manufacturer = MANUFACTURER
     equipment.ManufacturerModelName = provenance.method[:LONG]
     equipment.SoftwareVersions = provenance.version[:LONG]
@@ -202,22 +200,22 @@ def _describe(out: Dataset, source: Dataset, provenance: Provenance) -> None:
     out.ContributingEquipmentSequence = [*(source.get("ContributingEquipmentSequence") or []), equipment]
 
 
-def _code(code: Code) -> Dataset:
+def as_item(code: Code) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
     return item
 
 
-def _can_be_named(source: Dataset) -> bool:
+def can_be_named(source: Dataset) -> bool:
     return UID(str(source.get("SOPInstanceUID", ""))).is_valid
 
 
-def _source_image(source: Dataset, frame: int | None = None) -> Dataset:
+def source_image(source: Dataset, frame: int | None = None) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.get("SOPInstanceUID", "")
     if frame is not None:
         item.ReferencedFrameNumber = frame + 1
-    item.PurposeOfReferenceCodeSequence = [_code(codes.DCM.SourceImageForImageProcessingOperation)]
+    item.PurposeOfReferenceCodeSequence = [as_item(codes.DCM.SourceImageForImageProcessingOperation)]
     return item
 
 
@@ -226,59 +224,6 @@ def _keep_loss(out: Dataset, syntax: UID | None) -> None:
     if syntax in LOSSY and out.get("LossyImageCompression") != "01":
         out.LossyImageCompression = "01"
         out.LossyImageCompressionMethod = LOSSY[str(syntax)]
-
-
-def take_frames(out: Dataset, source: Dataset, frames: list[int], size: tuple[int, int]) -> None:
-    """The functional groups of ``frames`` of a multi-frame image, moved to the finer grid, each with its source."""
-    old = int(source.Rows), int(source.Columns)
-    shared = out.SharedFunctionalGroupsSequence[0] if out.get("SharedFunctionalGroupsSequence") else Dataset()
-    own = [out.PerFrameFunctionalGroupsSequence[frame] for frame in frames]
-    description = out.DerivationDescription
-    for groups, frame in zip(own, frames, strict=True):
-        _move_groups(groups, shared, old, size)
-        derivation = Dataset()
-        derivation.DerivationDescription = description
-        derivation.DerivationCodeSequence = [_code(codes.DCM.SpatialResampling)]
-        derivation.SourceImageSequence = [_source_image(source, frame)] if _can_be_named(source) else []
-        groups.DerivationImageSequence = [derivation]
-    shared.pop("DerivationImageSequence", None)
-    for groups in (shared, *own):
-        if groups.get("PixelMeasuresSequence"):
-            _scale_spacing(groups.PixelMeasuresSequence[0], "PixelSpacing", old, size)
-        for name in ENHANCED_TYPES:
-            if groups.get(name):
-                groups[name].value[0].FrameType = out.ImageType
-    out.PerFrameFunctionalGroupsSequence = Sequence(own)
-    out.NumberOfFrames = len(frames)
-    out.ContentQualification = "RESEARCH"
-    out.pop("SourceImageEvidenceSequence", None)
-    if _can_be_named(source):
-        out.SourceImageEvidenceSequence = [_evidence(source)]
-    for name in ("SourceImageSequence", "DerivationDescription", "DerivationCodeSequence"):
-        out.pop(name, None)  # in these images they are said frame by frame
-
-
-def _move_groups(groups: Dataset, shared: Dataset, old: tuple[int, int], size: tuple[int, int]) -> None:
-    def item(name: str) -> Dataset:
-        holder = groups if groups.get(name) else shared
-        return holder[name].value[0]
-
-    tags = Dataset()
-    tags.PixelSpacing = item("PixelMeasuresSequence").PixelSpacing
-    tags.ImagePositionPatient = item("PlanePositionSequence").ImagePositionPatient
-    tags.ImageOrientationPatient = item("PlaneOrientationSequence").ImageOrientationPatient
-    move(tags, old, size)
-    position = Dataset()
-    position.ImagePositionPatient = tags.ImagePositionPatient
-    groups.PlanePositionSequence = [position]
-
-
-def _evidence(source: Dataset) -> Dataset:
-    image, series, study = Dataset(), Dataset(), Dataset()
-    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = source.SOPClassUID, source.get("SOPInstanceUID", "")
-    series.SeriesInstanceUID, series.ReferencedSOPSequence = source.get("SeriesInstanceUID", ""), [image]
-    study.StudyInstanceUID, study.ReferencedSeriesSequence = source.get("StudyInstanceUID", ""), [series]
-    return study
 
 
 def put_pixels(out: Dataset, source: Dataset, pixels: np.ndarray, provenance: Provenance) -> None:

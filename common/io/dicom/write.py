@@ -16,7 +16,8 @@ from pydicom import Dataset
 from ...errors import CaseWarning
 from ..case import Case
 from ..whole import write_whole
-from .derived import Provenance, derive, put_pixels, set_value, take_frames
+from .derived import Provenance, derive, put_pixels, set_value
+from .frames import take_frames
 from .headers import MULTI_FRAME, naming, read_dataset
 from .read import common_values, plane_tags, stored_values
 from .stored import Scale, decode, scale_of
@@ -127,7 +128,7 @@ def _write(
         with naming(plane.path):  # a tag may turn out to be damaged only when it is asked for, or written
             out, stale = derive(source, made_by, size)
             if frames:
-                take_frames(out, source, frames, size)
+                stale += take_frames(out, source, frames, size)
             _set_range_of_series(out, source, planes)
             put_pixels(out, source, pixels, made_by)
             content = _encoded(out)
