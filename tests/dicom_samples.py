@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset, dcmwrite
+from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from common.io.dicom.write import encode
 
 CR, DX, CT, MR = ("1.2.840.10008.5.1.4.1.1." + kind for kind in ("1", "1.1", "2", "4"))
 OBLIQUE = (0.9553365, 0.2955202, 0.0, -0.2896295, 0.9362934, 0.1986693)  # along a row, down a column
@@ -97,7 +99,7 @@ def save(path: Path, sop_class: str, pixels: np.ndarray, bits: int, number: int,
     data = pixels.astype(f"<{'i' if signed else 'u'}{allocated // 8}").tobytes()
     out.add_new(0x7FE00010, "OW" if allocated > 8 else "OB", data + b"\0" * (len(data) % 2))
     path.parent.mkdir(parents=True, exist_ok=True)
-    dcmwrite(path, out, enforce_file_format=True)
+    path.write_bytes(encode(out))
     return path
 
 

@@ -131,7 +131,7 @@ def _write(
                 stale += take_frames(out, source, frames, size)
             _set_range_of_series(out, source, planes)
             put_pixels(out, source, pixels, made_by)
-            content = _encoded(out)
+            content = encode(out)
         removed.update(dict.fromkeys(stale))
         path = target / f"{number + 1:04d}.dcm" if case.suffix == "" else target
         path.write_bytes(content)
@@ -150,7 +150,7 @@ def _set_range_of_series(out: Dataset, source: Dataset, planes: Sequence[_Plane]
             set_value(out, name, value, signed)
 
 
-def _encoded(out: Dataset) -> memoryview:
+def encode(out: Dataset) -> memoryview:
     """The bytes of the file, in memory, so that what cannot be encoded is told from what cannot be saved."""
     file = io.BytesIO()
     if int(pydicom.__version__.split(".")[0]) >= 3:
