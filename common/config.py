@@ -12,7 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 PLACES = ("dataset_dir", "output_dir", "bundle_root", "ckpt_path", "_meta_")  # say where, not how
-PACE = ("resume", "read_ahead")  # say when, not what comes out
+PACE = ("resume", "read_ahead", "batch_size", "memory_mb", "device")  # say when and where at work, not what comes out
 
 
 def running_config() -> dict[str, Any] | None:

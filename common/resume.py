@@ -64,7 +64,9 @@ class Earlier:
         line["input_sha256"] = sha256_of(source)
         different = dict.fromkeys(text for key, text in MADE_WITH.items() if made.get(key) != line[key])
         if different:
-            raise ValueError(f"{output}: was made with {' and '.join(different)}; choose another --output_dir")
+            raise ValueError(
+                f"{output}: was made with {' and '.join(different)}; move it away, or choose another --output_dir"
+            )
         return True
 
 

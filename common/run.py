@@ -15,7 +15,7 @@ from monai.transforms import Compose, Transform
 
 from .config import check_settings, config_sha256
 from .data.files import find_cases
-from .data.worklist import Worklist, share, suffix_of
+from .data.worklist import Study, Worklist, share, suffix_of
 from .errors import as_flag_or_exit, case_warnings_noted, exits_on_mistake
 from .inferers import PlaneInferer
 from .io.dicom.derived import Provenance
@@ -115,6 +115,8 @@ def _jobs(
         suffix = suffix_of(source)
         output = None if saver is None or suffix is None else saver.path_of(source, suffix)
         line = {"time": now(), "input": os.path.abspath(source), "input_sha256": None, **common}
+        if isinstance(source, Study):
+            line |= {"name": str(source), "files": len(source.files)}
         jobs.append(Job(case, source, output, line))
         other = jobs[-1] if output is None else first.setdefault(output, jobs[-1])
         if other is not jobs[-1]:

@@ -162,7 +162,7 @@ def test_the_result_is_a_derived_series_of_the_same_study(tmp_path):
         assert high.SeriesInstanceUID != low.SeriesInstanceUID and high.SOPInstanceUID != low.SOPInstanceUID
         assert high.file_meta.MediaStorageSOPInstanceUID == high.SOPInstanceUID
         assert list(high.ImageType) == ["DERIVED", "SECONDARY", *low.ImageType[2:]]
-        assert high.SeriesDescription.endswith(" SR x2 - not for diagnostic use") and len(high.SeriesDescription) <= 64
+        assert high.SeriesDescription.endswith("SR x2 - not for diagnostic use") and len(high.SeriesDescription) <= 64
         assert "x2" in high.DerivationDescription and "RDST" in high.DerivationDescription
         assert high.DerivationCodeSequence[0].CodeValue == "113085"
         assert high.SourceImageSequence[0].ReferencedSOPInstanceUID == low.SOPInstanceUID

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
@@ -105,16 +106,40 @@ def test_a_slice_without_its_geometry_is_refused(tmp_path, name):
     assert name in refusal(tmp_path) and str(tmp_path) in refusal(tmp_path)
 
 
-def test_a_corrupted_slice_costs_its_series_only_and_is_named(tmp_path):
+@pytest.mark.parametrize("kept", [200, 700])  # less than says which series it is, and more
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_slice_that_cannot_be_read_costs_its_series_only_and_is_named(tmp_path, kept, number):
     save_series(tmp_path / "a", FLAT)
     save_series(tmp_path / "b", FLAT, series="1.2.3.5")
-    broken = tmp_path / "b" / f"{hash_name('1.2.3.5', 2)}.dcm"
-    broken.write_bytes(broken.read_bytes()[:200] + b"\xff" * 300)
+    broken = tmp_path / "b" / f"{hash_name('1.2.3.5', number)}.dcm"
+    broken.write_bytes(broken.read_bytes()[:kept] + b"\xff" * 300)
     found, _ = series_in(tmp_path)
-    problems = [series.problem for series in found]
-    assert sum(problem is None for problem in problems) == 1
-    assert any(problem and "slices are missing" in problem for problem in problems)
-    assert any(problem and broken.name in problem for problem in problems)
+    (good,) = [series for series in found if series.problem is None]
+    assert good.files[0].startswith(str(tmp_path / "a"))
+    (refused,) = [series for series in found if series.planes and series.problem]
+    assert "one of its slices may be a file that cannot be read" in refused.problem and broken.name in refused.problem
+
+
+def test_a_series_of_which_no_file_can_be_used_is_one_case(tmp_path):
+    save_series(tmp_path, FLAT, change=lambda d, number: d.__delattr__("PixelSpacing"))
+    text = refusal(tmp_path)
+    assert "PixelSpacing must be there" in text and text.endswith("(and 3 more files)")
+
+
+def test_two_stacks_of_one_series_become_two_series(tmp_path):
+    def across(dataset, number):
+        dataset.ImageOrientationPatient = [0, 1, 0, 0, 0, 1]
+        dataset.ImagePositionPatient = [number * 3, 0, 0]
+
+    save_series(tmp_path / "in" / "a", FLAT)
+    save_series(tmp_path / "in" / "b", FLAT, change=across)
+    uids = set()
+    for number, series in enumerate(series_in(tmp_path / "in")[0]):
+        values, case = read_image(series)
+        with pytest.warns(UserWarning, match="private tags"):
+            write_image(values, case, tmp_path / str(number))
+        uids |= {pydicom.dcmread(path).SeriesInstanceUID for path in (tmp_path / str(number)).iterdir()}
+    assert len(uids) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """The derived DICOM series: headers of the source, with all that a finer grid and other pixels change.
 
 PS3.3 C.7.6.1.1 (derived images), C.7.6.3 (pixels), C.7.6.16 (functional groups), C.7.5.2 (contributing equipment).
-Identifiers follow from the source, the method and the pixels, so that the same result has the same ones everywhere.
+Identifiers follow from the source, the method and, those of images, the pixels, so that the same result has the same
+ones everywhere.
 """
 
 from __future__ import annotations
@@ -75,10 +76,16 @@ class Provenance:
         return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
 
 
-def derive(source: Dataset, provenance: Provenance, size: tuple[int, int]) -> tuple[FileDataset, list[str]]:
+def derive(source: Dataset, provenance: Provenance, size: tuple[int, int], stack: str) -> tuple[FileDataset, list[str]]:
     """A copy of the header of ``source`` for the image of ``size`` (rows, columns) made of it, without pixels.
 
     Positions and spacing of a single-frame file are moved here; those of frames by :mod:`common.io.dicom.frames`.
+
+    Args:
+        source: the header.
+        provenance: what made the image.
+        size: of the image.
+        stack: what tells the volumes of one series apart; the images of one volume get one series.
 
     Returns:
         The data set, and what was left out because it says something about the source's pixels.
@@ -92,7 +99,7 @@ def derive(source: Dataset, provenance: Provenance, size: tuple[int, int]) -> tu
         if element.keyword not in ("PixelData", "FloatPixelData", "DoubleFloatPixelData", "DataSetTrailingPadding"):
             out.add(deepcopy(element))  # what changes in the result must not change in the source
     removed = _remove_stale(out)
-    _identify(out, source, provenance)
+    _identify(out, source, provenance, stack)
     _describe(out, source, provenance)
     _keep_loss(out, syntax)
     out.Rows, out.Columns = size
@@ -164,13 +171,14 @@ def _stale(out: Dataset, element: DataElement) -> str | None:
     return None
 
 
-def _identify(out: Dataset, source: Dataset, provenance: Provenance) -> None:
+def _identify(out: Dataset, source: Dataset, provenance: Provenance, stack: str) -> None:
     """A series of its own in the study of the source; the image's own UID follows from its pixels."""
-    out.SeriesInstanceUID = provenance.uid(str(source.get("SeriesInstanceUID", "")))
+    out.SeriesInstanceUID = provenance.uid(*(str(source.get(n, "")) for n in ("PatientID", "SeriesInstanceUID")), stack)
     number = source.get("SeriesNumber")
     out.SeriesNumber = None if number in (None, "") else int(number) * 100 + 1
     suffix = f" SR x{provenance.scale:g} - {NOTE}"
-    out.SeriesDescription = str(source.get("SeriesDescription") or "")[: LONG - len(suffix)].rstrip() + suffix
+    text = str(source.get("SeriesDescription") or "")[: LONG - len(suffix)].rstrip() + suffix
+    out.SeriesDescription = text.lstrip()
     image_type = list(source.get("ImageType") or [])
     multi_frame = str(source.SOPClassUID) in MULTI_FRAME
     # PS3.3 C.8.16.1: enhanced images have PRIMARY for value 2, and say for value 4 how contrast was derived

@@ -147,6 +147,14 @@ def read_planes(path: str | os.PathLike[str]) -> list[Plane]:
         raise damaged(path, error) from error
 
 
+def series_of(path: str | os.PathLike[str]) -> str:
+    """SeriesInstanceUID of a file that is perhaps damaged; ``""`` where it does not say."""
+    try:
+        return str(read_dataset(path, pixels=False, tags=["SeriesInstanceUID"]).get("SeriesInstanceUID") or "")
+    except (ValueError, OSError):
+        return ""
+
+
 class _Incomplete(ValueError):
     """A tag that a kind of image must have is absent or impossible."""
 

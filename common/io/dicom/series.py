@@ -14,12 +14,13 @@ import numpy as np
 
 from ..archive import SUFFIX as ARCHIVE
 from ..archive import list_members, open_file
-from .headers import MULTI_FRAME, PROJECTIONS, NotForUs, Plane, read_planes
+from .headers import MULTI_FRAME, PROJECTIONS, SLICES, NotForUs, Plane, read_planes, series_of
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 MAGIC_AT, MAGIC = 128, b"DICM"
 EVEN = 0.01  # largest deviation of a slice from its place, as a fraction of the distance between slices
 SAME = 0.05  # planes nearer than this fraction of the typical distance are at one place
+APART = "put the files of one volume into a folder of their own and pass that folder"
 TURNED = 1e-3  # orientations that differ by less, in any component, are one
 
 
@@ -84,6 +85,7 @@ def find_series(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Series], 
     """
     planes: list[Plane] = []
     found: list[Series] = []
+    broken: list[_Broken] = []
     skipped: list[Skipped] = []
     for path in _files(paths, found, skipped):
         try:
@@ -91,9 +93,43 @@ def find_series(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Series], 
         except NotForUs as reason:
             skipped.append(Skipped(path, str(reason)))
         except (ValueError, OSError) as error:
-            found.append(_refused(path, (), str(error)))
-    found += [_series(group) for group in _groups(planes)]
-    return sorted(found, key=lambda series: (series.source, series.planes[:1] == ())), skipped
+            broken.append(_Broken(path, series_of(path), str(error)))
+    known = {plane.series for plane in planes}
+    found += [_series(group, _suspects(group, broken, known)) for group in _groups(planes)]
+    found += _refused_alone([file for file in broken if file.series not in known])
+    return sorted(found, key=lambda series: series.source), skipped
+
+
+class _Broken(NamedTuple):
+    """A file that cannot be read, the series that it names (``""``: none), and what is wrong."""
+
+    path: str
+    series: str
+    reason: str
+
+
+def _suspects(planes: Sequence[Plane], broken: Sequence[_Broken], known: set[str]) -> list[_Broken]:
+    """Files that cannot be read and may be slices of a volume: of its series, or in its folder and of none known."""
+    first = planes[0]
+    if first.sop_class not in SLICES:
+        return []
+    folders = {Path(plane.path).parent for plane in planes}
+    return [
+        file
+        for file in broken
+        if file.series == first.series or (file.series not in known and Path(file.path).parent in folders)
+    ]
+
+
+def _refused_alone(broken: Sequence[_Broken]) -> list[Series]:
+    """A case a series of which no file can be read, and one for each file that does not say what it belongs to."""
+    cases: dict[str, list[_Broken]] = {}
+    for file in broken:
+        cases.setdefault(file.series or file.path, []).append(file)
+    return [
+        _refused(files[0].path, files[0].reason + (f" (and {len(files) - 1} more files)" if len(files) > 1 else ""))
+        for files in cases.values()
+    ]
 
 
 def _files(paths: Iterable[str | os.PathLike[str]], found: list[Series], skipped: list[Skipped]) -> Iterable[str]:
@@ -104,15 +140,15 @@ def _files(paths: Iterable[str | os.PathLike[str]], found: list[Series], skipped
         try:
             members = list_members(path)
         except (ValueError, OSError) as error:
-            found.append(_refused(path, (), str(error)))
+            found.append(_refused(path, str(error)))
             continue
         images = [member for member in members if is_dicom(member)]
         skipped += [Skipped(member, "not a DICOM file") for member in members if member not in set(images)]
         yield from images
 
 
-def _refused(source: str, planes: tuple[Plane, ...], problem: str) -> Series:
-    return Series(source, planes, ".dcm", problem)
+def _refused(source: str, problem: str) -> Series:
+    return Series(source, (), ".dcm", problem)
 
 
 def _groups(planes: Sequence[Plane]) -> list[list[Plane]]:
@@ -136,11 +172,18 @@ def _same_orientation(one: Plane, other: Plane) -> bool:
     return bool(np.abs(np.subtract(one.orientation, other.orientation)).max() < TURNED)
 
 
-def _series(planes: list[Plane]) -> Series:
+def _series(planes: list[Plane], suspects: Sequence[_Broken]) -> Series:
     ordered = sorted(planes, key=lambda plane: (_depth(plane), plane.path, plane.frame))
     files = sorted({plane.path for plane in ordered})
     suffix = ".dcm" if len(files) == 1 else ""
-    return Series(_source(ordered, files), tuple(ordered), suffix, _problem(ordered))
+    problem = _problem(ordered)
+    if suspects:
+        more = f", nor can {len(suspects) - 1} more" if len(suspects) > 1 else ""
+        problem = (
+            f"{_place(ordered)}: one of its slices may be a file that cannot be read{more}; mend it or move it away: "
+            f"{suspects[0].reason}"
+        )
+    return Series(_source(ordered, files), tuple(ordered), suffix, problem)
 
 
 def _source(planes: Sequence[Plane], files: Sequence[str]) -> str:
@@ -185,7 +228,7 @@ def _problem(planes: Sequence[Plane]) -> str | None:
         other = next((p for p in planes if not _equal(getattr(p, name), getattr(first, name))), None)
         if other is not None:
             values = f"{getattr(first, name)} in {first.path} and {getattr(other, name)} in {other.path}"
-            return f"{_place(planes)}: all slices must have the same {what}, got {values}; separate them by folders"
+            return f"{_place(planes)}: all slices must have the same {what}, got {values}; {APART}"
     return _gaps(planes) if len(planes) > 1 else None
 
 
@@ -205,7 +248,7 @@ def _gaps(planes: Sequence[Plane]) -> str | None:
         pair = " and ".join(_name(planes[twice[0] + k]) for k in (0, 1))
         return (
             f"{where}: {len(twice) + 1} or more slices lie at one place ({pair}): a time series, several echoes, or a "
-            "copy; put the files of one volume into a folder of their own"
+            f"copy; {APART}"
         )
     wide = int(np.argmax(steps))
     pair = f"{_name(planes[wide])} and {_name(planes[wide + 1])}"
@@ -230,7 +273,7 @@ def _place(planes: Sequence[Plane]) -> str:
 
 def _name(plane: Plane) -> str:
     frame = f" frame {plane.frame + 1}" if plane.sop_class in MULTI_FRAME else ""
-    return f"{Path(plane.path).name}{frame}"
+    return f"{plane.path}{frame}"
 
 
 def _title(plane: Plane) -> str:

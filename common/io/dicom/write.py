@@ -126,7 +126,7 @@ def _write(
         frames = [p.frame for p in planes] if str(source.SOPClassUID) in MULTI_FRAME else []
         pixels = np.stack([stored(n) for n in range(len(planes))]) if frames else stored(number)
         with naming(plane.path):  # a tag may turn out to be damaged only when it is asked for, or written
-            out, stale = derive(source, made_by, size)
+            out, stale = derive(source, made_by, size, _directions(case))
             if frames:
                 stale += take_frames(out, source, frames, size)
             _set_range_of_series(out, source, planes)
@@ -138,6 +138,13 @@ def _write(
         if frames:
             break
     return removed
+
+
+def _directions(case: Case) -> str:
+    """Directions of rows and columns: what tells the volumes of one series apart. Projections all have the same."""
+    axes = np.array(case.affine)[:3, :2]
+    directions = np.round(axes / np.linalg.norm(axes, axis=0), 2) + 0.0  # no -0
+    return " ".join(f"{v:.2f}" for v in directions.T.flatten())
 
 
 def _set_range_of_series(out: Dataset, source: Dataset, planes: Sequence[_Plane]) -> None:
