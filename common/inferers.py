@@ -21,6 +21,7 @@ from .consistency import back_project, residual
 from .errors import CaseWarning, as_flag
 from .geometry import scaled_size, slice_axis_of
 from .memory import MB, bytes_per_pixel, resident_mb
+from .progress import PlaneProgress
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 PROBE = 32  # side in LR pixels of the image that measures a network's need of memory
@@ -85,12 +86,14 @@ class PlaneInferer(Inferer):
         batch, tile = self._plan(network, planes, volume.numel() * volume.element_size())
         span = float(planes.max() - planes.min()) or 1.0
         forward = self._guarded(lambda x: network(x, *args, **kwargs))
+        progress = PlaneProgress(count)
         for start in range(0, count, batch):
             low = planes[start : start + batch]
             high = self._super_resolve(forward, low, tile, _multiple(network))
             if self.consistency_bound is not None:
                 high = self._back_project(high, low, self.consistency_bound * span)
             volume[:, start : start + batch] = high.movedim(0, 1)
+            progress.after(min(start + batch, count))
         return volume.movedim(1, axis).unsqueeze(0)
 
     def _back_project(self, high: torch.Tensor, low: torch.Tensor, bound: float) -> torch.Tensor:

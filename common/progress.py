@@ -1,8 +1,12 @@
-"""How far a worklist is, and how long the rest will take."""
+"""How far a worklist is, and a volume of it, and how long the rest will take."""
 
 from __future__ import annotations
 
+import logging
 import time
+
+EVERY = 30.0  # seconds between two messages about one volume
+logger = logging.getLogger("common.progress")
 
 
 class Progress:
@@ -27,6 +31,22 @@ class Progress:
         if left < 1 or self.worked_on == 0:
             return text
         return f"{text}, about {duration((time.monotonic() - self.started) / self.worked_on * left)} left"
+
+
+class PlaneProgress:
+    """Logs every half minute how far a volume of ``total`` planes is; a short one passes in silence."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.started = self.said = time.monotonic()
+
+    def after(self, done: int) -> None:
+        """Note that ``done`` planes are done in all."""
+        now = time.monotonic()
+        if now - self.said >= EVERY and done < self.total:
+            self.said = now
+            left = duration((now - self.started) / done * (self.total - done))
+            logger.info("plane %d of %d, about %s left", done, self.total, left)
 
 
 def duration(seconds: float) -> str:

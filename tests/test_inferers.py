@@ -6,6 +6,7 @@ import torch
 import torch.nn as nn
 from monai.data import MetaTensor
 
+from common import progress
 from common.consistency import back_project, residual
 from common.errors import CaseWarning
 from common.inferers import PlaneInferer, dihedral_group, fade, super_resolve_tiles, tile_ranges
@@ -187,3 +188,11 @@ def test_a_constant_volume_and_one_pixel_work():
         image = MetaTensor(torch.full((1, *shape), 0.5), affine=torch.eye(4, dtype=torch.float64)[None])
         out = PlaneInferer(scale=2, consistency_bound=1e-3)(image, Interpolate(2))
         np.testing.assert_allclose(out.numpy(), 0.5)
+
+
+def test_a_long_volume_says_how_far_it_is(monkeypatch, caplog):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    caplog.set_level("INFO", "common.progress")
+    PlaneInferer(scale=2, batch_size=1)(volume((1, 4, 4, 6)), Interpolate(2))
+    assert caplog.messages == ["plane 2 of 6, about 80 s left", "plane 4 of 6, about 40 s left"]
