@@ -173,6 +173,17 @@ def test_the_result_is_a_derived_series_of_the_same_study(tmp_path):
         assert high.LargestPixelValueInSeries == largest
 
 
+def test_sources_are_not_touched_and_results_never_replaced(tmp_path):
+    source = save_series(tmp_path / "in", noise((2, 8, 8)))
+    before = {path: path.read_bytes() for path in source.iterdir()}
+    run_inference(source, tmp_path / "out", **linear())
+    assert {path: path.read_bytes() for path in source.iterdir()} == before
+    result = {path: path.read_bytes() for path in result_in(tmp_path / "out").iterdir()}
+    with pytest.raises(SystemExit, match="exists already; pass --resume true"):
+        run_inference(source, tmp_path / "out", **linear())
+    assert {path: path.read_bytes() for path in result_in(tmp_path / "out").iterdir()} == result
+
+
 def test_what_was_left_out_is_listed(tmp_path):
     def change(dataset, number):
         dataset.add_new(0x60003000, "OW", b"\0" * 8)
