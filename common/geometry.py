@@ -18,6 +18,7 @@ from nibabel.orientations import io_orientation
 
 from .io.case import Case
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # of DICOM and ITK to ours, and back
 ANISOTROPY = 1.1  # the largest spacing marks the stack axis if it exceeds the others by more than 10 %
 
 

@@ -10,7 +10,8 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_net_in_out
 
 from common.info import count_parameters, find_bundles
-from common.weights import load_weights, sha256
+from common.io.archive import sha256
+from common.weights import load_weights
 from tests.helpers import ROOT, blobs, oblique, save_nifti
 
 BUNDLES = find_bundles()

@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from common.weights import load_weights, load_weights_or_exit, sha256, start_from, store_weights
+from common.io.archive import sha256
+from common.weights import load_weights, load_weights_or_exit, start_from, store_weights
 from tests.helpers import Convolve
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
+from ..io.archive import sha256
 from ..io.formats import SUFFIXES
 from ..io.itk import RESULTS
-from ..weights import sha256
 from .files import find_cases
 
 T = TypeVar("T")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -64,6 +65,15 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
         raise FileNotFoundError(f"{path}: the archive has no such file") from error
     except Exception as error:  # every method of compression has errors of its own
         raise ValueError(f"{path}: damaged in its archive, got {error}; copy the archive again") from error
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file on disk or in an archive, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def find_archive(path: str | os.PathLike[str]) -> Path | None:

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import CaseWarning
-from ..geometry import check_affine, resized_affine, spacing
+from ..geometry import LPS_TO_RAS, check_affine, resized_affine, spacing
 from .case import Case
 from .itk_header import META, NRRD, ItkHeader, find_gap, read_header
 from .options import check_channels, choose_slice_axis, refuse_nifti_options
@@ -26,7 +26,6 @@ from .whole import write_whole
 SUFFIXES = META + NRRD
 RESULTS = {".mhd": ".mha", ".nhdr": ".nrrd"}  # voxels and header in one file
 ANATOMICAL = "left-posterior-superior"  # ITK turns every other space of the body into it
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 KEPT_KEYS = ("ITK_ExperimentDate", "ITK_VoxelUnits", "NRRD_content", "NRRD_space")  # the others describe the old grid
 KEPT_FIELDS = ("Comment", "Name", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset")
 
@@ -192,12 +191,12 @@ def _affine(reader: sitk.ImageFileReader) -> np.ndarray:
     dims, affine = reader.GetDimension(), np.eye(4)
     affine[:dims, :dims] = np.reshape(reader.GetDirection(), (dims, dims)) * reader.GetSpacing()
     affine[:dims, 3] = reader.GetOrigin()
-    return LPS @ affine
+    return LPS_TO_RAS @ affine
 
 
 def _place(image: sitk.Image, affine: np.ndarray) -> None:
     """Give ``image`` the spacing, origin and direction of ``affine`` (RAS)."""
-    dims, world = image.GetDimension(), LPS @ affine
+    dims, world = image.GetDimension(), LPS_TO_RAS @ affine
     steps = np.asarray(spacing(affine))
     image.SetSpacing(steps[:dims].tolist())
     image.SetOrigin(world[:dims, 3].tolist())

@@ -27,7 +27,7 @@ from ...errors import CaseWarning
 from .headers import MANUFACTURER, MULTI_FRAME
 
 NOTE = "not for diagnostic use"
-SHORT, LONG, TEXT = 16, 64, 1024  # characters of SH, LO and ST
+LONG, TEXT = 64, 1024  # characters of LO and ST
 LOSSY = {  # transfer syntaxes that always lose something, and their name in LossyImageCompressionMethod
     "1.2.840.10008.1.2.4.50": "ISO_10918_1",
     "1.2.840.10008.1.2.4.51": "ISO_10918_1",
@@ -126,6 +126,7 @@ def move(tags: Dataset, old: tuple[int, int], size: tuple[int, int]) -> None:
 
 
 def scale_spacing(tags: Dataset, name: str, old: tuple[int, int], size: tuple[int, int]) -> None:
+    """The spacing that the tag ``name`` holds, where there is one, for ``size`` rows and columns instead of ``old``."""
     value = tags.get(name)
     if value:
         setattr(tags, name, _decimals(float(v) * n / m for v, n, m in zip(value, old, size, strict=True)))
@@ -186,6 +187,7 @@ def _identify(out: Dataset, source: Dataset, provenance: Provenance, stack: str)
 
 
 def enhanced_type(image_type: list[str]) -> list[str]:
+    """ImageType, or FrameType, of a derived enhanced image: PS3.3 C.8.16.1."""
     return ["DERIVED", "PRIMARY", *image_type[2:3], *(["RESAMPLED"] if len(image_type) > 3 else []), *image_type[4:]]
 
 
@@ -209,16 +211,19 @@ def _describe(out: Dataset, source: Dataset, provenance: Provenance) -> None:
 
 
 def as_item(code: Code) -> Dataset:
+    """The item of a code sequence for one of DICOM's codes."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
     return item
 
 
 def can_be_named(source: Dataset) -> bool:
+    """Whether SOPInstanceUID is a valid identifier, by which others can refer to the image."""
     return UID(str(source.get("SOPInstanceUID", ""))).is_valid
 
 
 def source_image(source: Dataset, frame: int | None = None) -> Dataset:
+    """The item of SourceImageSequence for ``source``, or for one of its frames, counted from 0."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.get("SOPInstanceUID", "")
     if frame is not None:
@@ -242,7 +247,8 @@ def put_pixels(out: Dataset, source: Dataset, pixels: np.ndarray, provenance: Pr
     for name, value in (("SmallestImagePixelValue", pixels.min()), ("LargestImagePixelValue", pixels.max())):
         if name in out:
             set_value(out, name, int(value), signed)
-    out.SOPInstanceUID = provenance.uid(str(source.get("SOPInstanceUID", "")), hashlib.sha256(data).hexdigest())
+    of = str(out.SeriesInstanceUID), str(source.get("SOPInstanceUID", "")), hashlib.sha256(data).hexdigest()
+    out.SOPInstanceUID = provenance.uid(*of)
     out.file_meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID
 
 

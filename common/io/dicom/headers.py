@@ -31,8 +31,8 @@ MULTI_FRAME = {
 SUPPORTED = {**PROJECTIONS, **SLICES, **MULTI_FRAME}
 MANUFACTURER = "medical-sr-bundles"  # in ContributingEquipmentSequence of what we derived
 NEEDED = [
-    "SOPClassUID", "SOPInstanceUID", "ImageType", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
-    "SeriesDescription", "FrameOfReferenceUID", "InstanceNumber", "SamplesPerPixel", "PhotometricInterpretation",
+    "SOPClassUID", "ImageType", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
+    "SeriesDescription", "FrameOfReferenceUID", "SamplesPerPixel", "PhotometricInterpretation",
     "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
     "SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ContributingEquipmentSequence",
@@ -52,9 +52,9 @@ class Plane:
         path: of the file; one in an archive is named by :mod:`common.io.archive`.
         frame: number of the frame, from 0.
         frames: how many the file has.
-        uid, series, study, patient, frame_of_reference: identifiers; ``""`` where they are absent.
+        series, study, patient, frame_of_reference: identifiers; ``""`` where they are absent.
         sop_class: UID of the kind of image.
-        series_number, series_description, instance_number: as they stand.
+        series_number, series_description: as they stand.
         photometric: ``"MONOCHROME1"`` or ``"MONOCHROME2"``.
         size: rows and columns.
         spacing: between rows and between columns, in mm; None where no tag tells.
@@ -66,7 +66,6 @@ class Plane:
     path: str
     frame: int
     frames: int
-    uid: str
     series: str
     study: str
     patient: str
@@ -74,7 +73,6 @@ class Plane:
     sop_class: str
     series_number: int | None
     series_description: str
-    instance_number: int | None
     photometric: str
     size: tuple[int, int]
     spacing: tuple[float, float] | None
@@ -115,6 +113,7 @@ def _swap_words(dataset: Dataset) -> None:
 
 
 def damaged(path: str | os.PathLike[str], error: BaseException) -> ValueError:
+    """What to raise for a file that made a parser or decoder stumble."""
     text = " ".join(str(error).split())[:200] or type(error).__name__
     return ValueError(f"{path}: a damaged DICOM file, got {text}; copy or export it again")
 
@@ -217,7 +216,6 @@ def _plane(path: str, frame: int, dataset: Dataset, tags: Dataset) -> Plane:
         path=path,
         frame=frame,
         frames=int(dataset.get("NumberOfFrames") or 1),
-        uid=str(dataset.get("SOPInstanceUID") or ""),
         series=str(dataset.get("SeriesInstanceUID") or ""),
         study=str(dataset.get("StudyInstanceUID") or ""),
         patient=str(dataset.get("PatientID") or ""),
@@ -225,7 +223,6 @@ def _plane(path: str, frame: int, dataset: Dataset, tags: Dataset) -> Plane:
         sop_class=str(dataset.SOPClassUID),
         series_number=_integer(dataset, "SeriesNumber"),
         series_description=str(dataset.get("SeriesDescription") or ""),
-        instance_number=_integer(dataset, "InstanceNumber"),
         photometric=str(dataset.PhotometricInterpretation),
         size=size,
         spacing=spacing,

@@ -11,14 +11,12 @@ import numpy as np
 from pydicom import Dataset
 
 from ...errors import CaseWarning
-from ...geometry import check_affine
+from ...geometry import LPS_TO_RAS, check_affine
 from ..archive import SUFFIX as ARCHIVE
 from ..case import Case, Part
 from .headers import MULTI_FRAME, Plane, frame_tags, naming, read_dataset
 from .series import Series, find_series, normal
 from .stored import Scale, decode, scale_of
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read_dicom(

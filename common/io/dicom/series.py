@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..archive import SUFFIX as ARCHIVE
-from ..archive import list_members, open_file
+from ..archive import list_members, open_file, sha256
 from .headers import MULTI_FRAME, PROJECTIONS, SLICES, NotForUs, Plane, read_planes, series_of
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -53,7 +53,7 @@ class Series:
 
     def sha256(self) -> str:
         """Hash of the hashes of all files, in the order of their contents' hashes, so that names do not count."""
-        return hashlib.sha256("".join(sorted(_sha256(path) for path in self.files)).encode()).hexdigest()
+        return hashlib.sha256("".join(sorted(sha256(path) for path in self.files)).encode()).hexdigest()
 
 
 class Skipped(NamedTuple):
@@ -64,14 +64,14 @@ class Skipped(NamedTuple):
 
 
 def is_dicom(path: str | os.PathLike[str]) -> bool:
-    """Whether a file has DICOM's preamble, or a suffix that only DICOM has."""
+    """Whether a file has DICOM's preamble, or a suffix that only DICOM has, or cannot be read and so may be DICOM."""
     if str(path).lower().endswith(SUFFIXES):
         return True
     try:
         with open_file(path) as file:
             return file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
     except (OSError, ValueError):
-        return False
+        return True  # whoever reads it says what is wrong; it must not be passed by
 
 
 def find_series(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Series], list[Skipped]]:
@@ -92,8 +92,11 @@ def find_series(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Series], 
             planes += read_planes(path)
         except NotForUs as reason:
             skipped.append(Skipped(path, str(reason)))
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             broken.append(_Broken(path, series_of(path), str(error)))
+        except OSError as error:
+            text = f"{path}: cannot be read ({error.strerror}); check that it is there and yours to read"
+            broken.append(_Broken(path, "", text))
     known = {plane.series for plane in planes}
     found += [_series(group, _suspects(group, broken, known)) for group in _groups(planes)]
     found += _refused_alone([file for file in broken if file.series not in known])
@@ -212,6 +215,7 @@ def _depth(plane: Plane) -> float:
 
 
 def normal(plane: Plane) -> np.ndarray:
+    """Unit vector across a plane that has a place, in the patient's LPS system."""
     assert plane.orientation is not None
     return np.cross(plane.orientation[:3], plane.orientation[3:])
 
@@ -279,11 +283,3 @@ def _name(plane: Plane) -> str:
 def _title(plane: Plane) -> str:
     number = "" if plane.series_number is None else f" {plane.series_number}"
     return f"series{number} {plane.series_description}".strip()
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open_file(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
