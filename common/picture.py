@@ -14,6 +14,7 @@ from .consistency import residual
 from .geometry import scaled_size
 from .io.case import Case
 from .io.formats import read_image
+from .io.options import ReadOptions
 from .transforms.degradation import resample
 
 PANEL = 512  # pixels, the longer side of a panel
@@ -38,7 +39,7 @@ def draw_case(
     Raises:
         ValueError: ``result`` is not a magnification of ``source`` in planes.
     """
-    low_volume, case = read_image(source, volume=volume)
+    low_volume, case = read_image(source, ReadOptions(volume=volume))
     high_volume, _ = read_image(result)
     axis = case.slice_axis
     if low_volume.shape[axis + 1] != high_volume.shape[axis + 1]:

@@ -13,6 +13,7 @@ from pydicom.data import get_testdata_file
 from common.data.files import find_cases
 from common.io.dicom.series import find_series
 from common.io.formats import read_image, write_image
+from common.io.options import ReadOptions
 from tests.dicom_series import hash_name, sample, save_series
 
 FLAT = np.arange(4 * 6 * 5).reshape(4, 6, 5)
@@ -208,7 +209,7 @@ def test_options_of_other_formats_are_refused(tmp_path):
         ({"slice_axis": 0}, "--slice_axis"),
     ):
         with pytest.raises(ValueError, match=text):
-            read_image(folder, **options)
+            read_image(folder, ReadOptions(**options))
 
 
 def test_extended_jpeg_of_12_bits_is_refused_by_name():

@@ -15,6 +15,7 @@ def test_no_suffix_belongs_to_two_formats_and_none_hides_a_longer_one():
 
 
 def test_a_file_of_no_known_format_is_refused_with_those_that_are(tmp_path):
+    (tmp_path / "a.bmp").write_bytes(b"BM")
     with pytest.raises(
         ValueError, match=r"a\.bmp: must be DICOM or one of \.nii\.gz, .*\.mha, .*\.png.*; convert it first"
     ):

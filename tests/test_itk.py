@@ -13,6 +13,7 @@ from common.errors import CaseWarning
 from common.io.case import Case
 from common.io.formats import read_image
 from common.io.itk import read_itk, write_itk
+from common.io.options import ReadOptions
 from tests.helpers import identity, oblique, run_inference
 
 TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"]
@@ -114,7 +115,7 @@ def test_the_affine_is_the_one_that_nibabel_reads_from_the_same_image(tmp_path):
 
 def test_the_slice_axis_is_taken_from_the_user(tmp_path):
     path = save(tmp_path / "a.nrrd", image(random("uint8")))
-    assert read_itk(path, slice_axis=0)[1].slice_axis == 0
+    assert read_itk(path, ReadOptions(slice_axis=0))[1].slice_axis == 0
 
 
 def test_what_a_header_says_beside_the_grid_is_kept(tmp_path):
@@ -200,7 +201,7 @@ def test_an_nrrd_that_does_not_say_where_right_is_is_read_with_a_warning(tmp_pat
 def test_images_and_options_that_do_not_fit_are_refused(tmp_path, made, options, message):
     path = save(tmp_path / "a.nrrd", made)
     with pytest.raises(ValueError, match=rf"a\.nrrd: .*{message}"):
-        read_itk(path, **options)
+        read_itk(path, ReadOptions(**options))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ def test_images_and_options_that_do_not_fit_are_refused(tmp_path, made, options,
 def test_headers_that_cannot_be_right_are_refused(tmp_path, name, extra, sizes, message):
     path = save_text(tmp_path / name, extra, sizes)
     with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
-        read_itk(path, in_channels=3 if "frame" in extra else 1)
+        read_itk(path, ReadOptions(in_channels=3 if "frame" in extra else 1))
 
 
 def damaged(folder: Path) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ import pytest
 from common.errors import CaseWarning
 from common.io.case import Case
 from common.io.nifti import fit_to_stored_type, read_nifti, write_nifti
+from common.io.options import ReadOptions
 from tests.helpers import oblique, save_nifti, stored
 
 AFFINE = oblique((0.9, 0.9, 3.0))
@@ -142,7 +143,7 @@ def test_planes_and_trailing_axes_of_one_are_ordinary(tmp_path, shape):
 
 def test_one_volume_of_four_is_taken_by_number(tmp_path):
     path = save_nifti(tmp_path / "a.nii.gz", volume("uint8", (6, 5, 4, 3)), AFFINE)
-    values, case = read_nifti(path, volume=2)
+    values, case = read_nifti(path, ReadOptions(volume=2))
     write_nifti(values, case, tmp_path / "b.nii.gz")
     assert np.array_equal(stored(tmp_path / "b.nii.gz"), stored(path)[..., 2])
 
@@ -150,13 +151,13 @@ def test_one_volume_of_four_is_taken_by_number(tmp_path):
 def test_one_volume_is_found_before_a_trailing_axis_of_one(tmp_path):
     path = save_nifti(tmp_path / "a.nii.gz", volume("uint8", (6, 5, 4, 3, 1)), AFFINE)
     for number in range(3):
-        values, _ = read_nifti(path, volume=number)
+        values, _ = read_nifti(path, ReadOptions(volume=number))
         assert np.array_equal(values[0], stored(path)[..., number, 0])
 
 
 def test_a_vector_image_keeps_its_five_axes(tmp_path):
     path = save_nifti(tmp_path / "a.nii.gz", volume("float32", (6, 5, 4, 1, 3)), AFFINE)
-    values, case = read_nifti(path, in_channels=3, channels_last=True)
+    values, case = read_nifti(path, ReadOptions(in_channels=3, channels_last=True))
     assert values.shape == (3, 6, 5, 4)
     write_nifti(values, case, tmp_path / "b.nii.gz")
     assert np.array_equal(stored(tmp_path / "b.nii.gz"), stored(path))
@@ -164,7 +165,7 @@ def test_a_vector_image_keeps_its_five_axes(tmp_path):
 
 def test_four_channels_come_and_go_as_the_last_axis(tmp_path):
     path = save_nifti(tmp_path / "a.nii.gz", volume("uint8", (6, 5, 4, 4)), AFFINE)
-    values, case = read_nifti(path, in_channels=4, channels_last=True)
+    values, case = read_nifti(path, ReadOptions(in_channels=4, channels_last=True))
     assert values.shape == (4, 6, 5, 4)
     write_nifti(values, case, tmp_path / "b.nii.gz")
     assert np.array_equal(stored(tmp_path / "b.nii.gz"), stored(path))
@@ -188,7 +189,7 @@ def test_four_channels_come_and_go_as_the_last_axis(tmp_path):
 def test_shapes_that_need_a_choice_are_refused_with_it(tmp_path, shape, options, message):
     path = save_nifti(tmp_path / "a.nii.gz", volume("uint8", shape), AFFINE)
     with pytest.raises(ValueError, match=rf"a\.nii\.gz: .*{message}"):
-        read_nifti(path, **options)
+        read_nifti(path, ReadOptions(**options))
 
 
 def test_damaged_files_are_named(tmp_path):

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from PIL import Image, ImageCms
 
 from common.io.case import Case
+from common.io.options import ReadOptions
 from common.io.raster import read_raster, write_raster
 from tests.helpers import identity, run_inference
 
@@ -170,7 +171,7 @@ def test_an_identity_network_returns_every_kind_bit_by_bit(tmp_path, files, in_c
 def test_our_own_files_are_read_alike_by_pillow(tmp_path):
     for name in ("rgb8.png", "rgba8.tif", "la8.tif", "l16_packed.tif", "l16.png"):
         content = {**GREY, **COLOUR}[name]
-        values, case = read_raster(save(tmp_path / name, content), in_channels=3 if "rgb" in name else 1)
+        values, case = read_raster(save(tmp_path / name, content), ReadOptions(in_channels=3 if "rgb" in name else 1))
         write_raster(values, case, tmp_path / f"out_{name}")
         with Image.open(tmp_path / name) as source, Image.open(tmp_path / f"out_{name}") as result:
             assert source.mode == result.mode and np.array_equal(np.asarray(source), np.asarray(result))
@@ -178,7 +179,7 @@ def test_our_own_files_are_read_alike_by_pillow(tmp_path):
 
 def test_columns_run_along_x_and_rows_along_y(tmp_path):
     array = random("uint16", 3)
-    values, case = read_raster(save(tmp_path / "a.png", png(array)), in_channels=3)
+    values, case = read_raster(save(tmp_path / "a.png", png(array)), ReadOptions(in_channels=3))
     assert values.shape == (3, 13, 9, 1) and values.dtype == np.float32
     assert np.array_equal(values[:, :, :, 0], array.transpose(2, 1, 0))
     assert np.array_equal(case.affine, np.diag([-1, -1, 1, 1]))  # left and back, as ITK has it
@@ -255,7 +256,7 @@ def test_a_constant_alpha_stays_so_and_the_network_never_sees_it(tmp_path, dtype
 def test_alpha_is_magnified_by_the_bicubic_kernel(tmp_path):
     array = random("uint8", 4)
     array[2:6, 3:9, 3], array[6:, :, 3] = 255, 0  # rings beyond the range of the type
-    values, case = read_raster(save(tmp_path / "a.png", png(array)), in_channels=3)
+    values, case = read_raster(save(tmp_path / "a.png", png(array)), ReadOptions(in_channels=3))
     write_raster(np.repeat(np.repeat(values, 3, axis=1), 3, axis=2), case, tmp_path / "b.png")
     expected = Image.fromarray(array[..., 3].astype(np.float32)).resize((39, 27), Image.Resampling.BICUBIC)
     expected = np.clip(np.asarray(expected), 0, 255)
@@ -288,14 +289,14 @@ def test_colour_profile_and_words_are_kept(tmp_path):
     kept = {b"iCCP": b"sRGB\0\0" + zlib.compress(PROFILE), b"gAMA": struct.pack(">I", 45455), b"tEXt": b"Title\0knee"}
     stale = [chunk(b"tIME", b"\x07\xe8\1\1\0\0\0"), chunk(b"bKGD", b"\0\0\0\0\0\0")]
     path = save(tmp_path / "a.png", png(random("uint16", 3), *(chunk(*item) for item in kept.items()), *stale))
-    values, case = read_raster(path, in_channels=3)
+    values, case = read_raster(path, ReadOptions(in_channels=3))
     write_raster(values, case, tmp_path / "b.png")
     found = chunks_of(tmp_path / "b.png")
     assert set(found) == {b"IHDR", b"IDAT", b"IEND", *kept} and all(found[name] == data for name, data in kept.items())
 
     for text, told in (("knee, 20 µm", "knee, 20 µm"), ('{"shape": [9, 13]}', None), ("<?xml?><OME/>", None)):
         path = save(tmp_path / "a.tif", tiff(random("uint16", 4), t270=text, t34675=PROFILE, t338=1, t315="A. Writer"))
-        values, case = read_raster(path, in_channels=3)
+        values, case = read_raster(path, ReadOptions(in_channels=3))
         write_raster(values, case, tmp_path / "b.tif")
         with Image.open(tmp_path / "b.tif") as image:
             tags = image.tag_v2
@@ -363,14 +364,14 @@ def test_kinds_that_are_not_read_are_refused_with_the_remedy(tmp_path, name, mak
         (1, {"in_channels": 3}, r"takes 3 channels, the file has 1 \(grey\)"),
         (1, {"volume": 0}, "--volume chooses from a 4-D NIfTI file, got 0; leave it out"),
         (1, {"channels_last": True}, "--channels_last says what a 4-D NIfTI file means; leave it out"),
-        (1, {"slice_axis": 0}, "the file holds a single plane, --slice_axis must be 2, got 0; leave it out"),
+        (1, {"slice_axis": 0}, "planes lie across axis 2, --slice_axis must be 2, got 0; leave it out"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, samples, options, message):
     for name, make in (("a.png", png), ("a.tif", tiff)):
         path = save(tmp_path / name, make(random("uint8", samples)))
         with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
-            read_raster(path, **options)
+            read_raster(path, ReadOptions(**options))
 
 
 def damaged() -> dict[str, bytes]:
@@ -393,7 +394,7 @@ def test_damaged_files_are_named(tmp_path):
     for name, content in damaged().items():
         path = save(tmp_path / name, content)
         with pytest.raises(ValueError, match=rf"^\S*{name}: [^\n]*; (copy or export the file again|export it as .*)$"):
-            read_raster(path, in_channels=3 if "rgb" in name else 1)
+            read_raster(path, ReadOptions(in_channels=3 if "rgb" in name else 1))
     with pytest.raises(ValueError, match=r"missing\.png: cannot be read, got No such file"):
         read_raster(tmp_path / "missing.png")
 

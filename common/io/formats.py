@@ -19,10 +19,11 @@ from .itk import SUFFIXES as ITK
 from .itk import read_itk, write_itk
 from .nifti import ANALYZE, read_nifti, write_nifti
 from .nifti import SUFFIXES as NIFTI
+from .options import DEFAULTS, ReadOptions
 from .raster import SUFFIXES as RASTER
 from .raster import read_raster, write_raster
 
-Read = Callable[..., tuple[np.ndarray, Case]]  # (path, in_channels, volume, channels_last, slice_axis, analyze)
+Read = Callable[..., tuple[np.ndarray, Case]]  # (path, options)
 Write = Callable[[np.ndarray, Case, str | os.PathLike[str]], int]
 
 
@@ -61,36 +62,28 @@ def stem(path: str | os.PathLike[str]) -> str:
 
 def read_image(
     path: str | os.PathLike[str] | Series,
-    in_channels: int = 1,
-    volume: int | None = None,
-    channels_last: bool = False,
-    slice_axis: int | None = None,
-    analyze: bool = False,
+    options: ReadOptions = DEFAULTS,
 ) -> tuple[np.ndarray, Case]:
     """Stored values of an image as ``(C, X, Y, Z)`` float32, and their record.
 
     Args:
         path: of a file of any format of :data:`FORMATS`; of a folder or zip archive with one DICOM series; or such a
             series as :func:`common.io.dicom.series.find_series` gives it.
-        in_channels: channels that the network takes.
-        volume: which volume of a 4-D NIfTI file to read, from 0.
-        channels_last: take the fourth axis of a NIfTI file as ``in_channels`` channels.
-        slice_axis: axis across which planes are stacked; None to let the format or the affine say.
-        analyze: also take pairs of ``.hdr`` and ``.img``; see :func:`common.io.nifti.read_nifti`.
+        options: see :class:`ReadOptions`.
 
     Raises:
         ValueError: unknown, damaged or not for this network; the message names the file and the remedy.
     """
     if is_dicom_source(path):
-        return read_dicom(path, in_channels, volume, channels_last, slice_axis, analyze)
+        return read_dicom(path, options)
     name = os.fspath(path).lower()
     for known in FORMATS.values():
         if name.endswith(known.suffixes):
-            return known.read(path, in_channels, volume, channels_last, slice_axis, analyze)
+            return known.read(path, options)
     if name.endswith(ANALYZE):
-        return read_nifti(path, in_channels, volume, channels_last, slice_axis, analyze)
+        return read_nifti(path, options)
     if is_dicom(path):
-        return read_dicom(path, in_channels, volume, channels_last, slice_axis, analyze)
+        return read_dicom(path, options)
     raise ValueError(f"{path}: must be DICOM or one of {', '.join(SUFFIXES)}; convert it first")
 
 

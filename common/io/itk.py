@@ -18,7 +18,7 @@ from ..errors import CaseWarning
 from ..geometry import LPS_TO_RAS, check_affine, resized_affine, spacing
 from .case import Case
 from .itk_header import META, NRRD, ItkHeader, find_gap, read_header
-from .options import check_channels, choose_slice_axis, refuse_nifti_options
+from .options import DEFAULTS, ReadOptions, check_channels, choose_slice_axis, refuse_nifti_options
 from .reason import reason
 from .values import float32_limits, round_and_clip, to_float32
 from .whole import write_whole
@@ -32,11 +32,7 @@ KEPT_FIELDS = ("Comment", "Name", "ElementToIntensityFunctionSlope", "ElementToI
 
 def read_itk(
     path: str | os.PathLike[str],
-    in_channels: int = 1,
-    volume: int | None = None,
-    channels_last: bool = False,
-    slice_axis: int | None = None,
-    analyze: bool = False,
+    options: ReadOptions = DEFAULTS,
 ) -> tuple[np.ndarray, Case]:
     """Stored values of a MetaImage or NRRD file as ``(C, X, Y, Z)`` float32, and their record.
 
@@ -45,20 +41,18 @@ def read_itk(
 
     Args:
         path: ``.mha``, ``.mhd``, ``.nrrd`` or ``.nhdr``.
-        in_channels: channels that the network takes; so many components has a voxel.
-        volume, channels_last: refused, they are for NIfTI.
-        slice_axis: axis across which planes are stacked; None to choose by :func:`find_slice_axis`.
-        analyze: has no effect here.
+        options: see :class:`ReadOptions`; a voxel has ``in_channels`` components. ``volume`` and ``channels_last`` are
+            refused, they are for NIfTI.
 
     Raises:
         ValueError: of another format, damaged, not of 2 or 3 axes, of other channels, values that do not fit in
             float32, or no usable affine. The message names the file and the remedy.
     """
-    refuse_nifti_options(path, volume, channels_last)
+    refuse_nifti_options(path, options)
     header = read_header(path)
     reader = _reader(path)
     dtype = _check_kind(path, header, reader)
-    check_channels(path, reader.GetNumberOfComponents(), in_channels)
+    check_channels(path, reader.GetNumberOfComponents(), options.in_channels)
     stored = _stored_values(path, header, reader, dtype.itemsize)
     affine = _affine(reader)
     check_affine(affine, str(path))
@@ -74,7 +68,7 @@ def read_itk(
         shape=(*size, reader.GetNumberOfComponents()) if _is_vector(reader) else size,
         volume=None,
         channels_last=False,
-        slice_axis=choose_slice_axis(path, slice_axis, affine, size),
+        slice_axis=choose_slice_axis(path, options.slice_axis, affine, size),
         affine=tuple(tuple(float(v) for v in row) for row in affine),
         units=_metadata(reader).get("ITK_VoxelUnits", "mm"),
     )

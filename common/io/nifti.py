@@ -16,7 +16,7 @@ from nibabel.wrapstruct import WrapStructError
 from ..errors import CaseWarning
 from ..geometry import check_affine, resized_affine
 from .case import Case
-from .options import choose_slice_axis
+from .options import DEFAULTS, ReadOptions, choose_slice_axis
 from .values import float32_limits, round_and_clip, to_float32
 from .whole import write_whole
 
@@ -38,11 +38,7 @@ READ_ERRORS = (
 
 def read_nifti(
     path: str | os.PathLike[str],
-    in_channels: int = 1,
-    volume: int | None = None,
-    channels_last: bool = False,
-    slice_axis: int | None = None,
-    analyze: bool = False,
+    options: ReadOptions = DEFAULTS,
 ) -> tuple[np.ndarray, Case]:
     """Stored values of a NIfTI-1 or -2 file as ``(C, X, Y, Z)`` float32, and their record.
 
@@ -51,19 +47,15 @@ def read_nifti(
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
-        in_channels: channels that the network takes.
-        volume: which volume of a 4-D file to read, from 0.
-        channels_last: take the fourth axis as ``in_channels`` channels.
-        slice_axis: axis across which planes are stacked; None to choose by :func:`find_slice_axis`.
-        analyze: also take pairs of ``.hdr`` and ``.img``, for training and evaluation. Analyze 7.5 does not say where
-            right is, so nothing is made of it that would be written back.
+        options: see :class:`ReadOptions`. Analyze 7.5 does not say where right is, so ``analyze`` is for training and
+            evaluation, and nothing is made of it that would be written back.
 
     Raises:
         ValueError: not a NIfTI file, damaged, 4-D without ``volume`` or ``channels_last``, values that do not fit in
             float32, or no usable affine. The message names the file and the remedy.
     """
-    image = _open(path, analyze)
-    index = _channel_axis(path, image.shape, in_channels, volume, channels_last)
+    image = _open(path, options.analyze)
+    index = _channel_axis(path, image.shape, options)
     _check_header(path, image)
     stored = _stored_values(path, image)
     space = stored.reshape(*_space(image.shape), -1)
@@ -79,8 +71,8 @@ def read_nifti(
         intercept=float(image.dataobj.inter),
         shape=tuple(int(n) for n in image.shape),
         volume=index,
-        channels_last=channels_last and values.shape[0] > 1,
-        slice_axis=choose_slice_axis(path, slice_axis, affine, image.shape),
+        channels_last=options.channels_last and values.shape[0] > 1,
+        slice_axis=choose_slice_axis(path, options.slice_axis, affine, image.shape),
         affine=tuple(tuple(float(v) for v in row) for row in affine),
         units=_units(image),
     )
@@ -160,10 +152,9 @@ def _space(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return int(x), int(y), int(z)
 
 
-def _channel_axis(
-    path: str | os.PathLike[str], shape: tuple[int, ...], in_channels: int, volume: int | None, channels_last: bool
-) -> int | None:
+def _channel_axis(path: str | os.PathLike[str], shape: tuple[int, ...], options: ReadOptions) -> int | None:
     """Index of the volume to take from the fourth axis, or None to take all of it."""
+    in_channels, volume = options.in_channels, options.volume
     rest = [n for n in shape[3:] if n != 1]
     if len(rest) > 1:
         raise ValueError(f"{path}: at most four axes can be read, got shape {shape}; split the file")
@@ -176,7 +167,7 @@ def _channel_axis(
         if in_channels != 1:
             raise ValueError(f"{path}: the network takes {in_channels} channels, --volume gives 1; use channels_last")
         return volume
-    if channels_last or count == 1:
+    if options.channels_last or count == 1:
         if count != in_channels:
             raise ValueError(
                 f"{path}: the network takes {in_channels} channels, the file of shape {shape} has {count}; "

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..transforms.degradation import resample
 from .case import Case
-from .options import check_channels, refuse_nifti_options
+from .options import DEFAULTS, ReadOptions, check_channels, check_stack_axis, refuse_nifti_options
 from .png import encode_png, read_png_header
 from .raster_header import RasterHeader
 from .reason import reason
@@ -26,11 +26,7 @@ SUFFIXES = PNG + TIFF
 
 def read_raster(
     path: str | os.PathLike[str],
-    in_channels: int = 1,
-    volume: int | None = None,
-    channels_last: bool = False,
-    slice_axis: int | None = None,
-    analyze: bool = False,
+    options: ReadOptions = DEFAULTS,
 ) -> tuple[np.ndarray, Case]:
     """Pixels of a PNG or TIFF file as ``(C, X, Y, 1)`` float32, columns along X and rows along Y, and their record.
 
@@ -41,22 +37,17 @@ def read_raster(
 
     Args:
         path: ``.png``, ``.tif`` or ``.tiff``.
-        in_channels: channels that the network takes: 1 for grey, 3 for RGB.
-        volume, channels_last: refused, they are for NIfTI.
-        slice_axis: None or 2.
-        analyze: has no effect here.
+        options: see :class:`ReadOptions`; ``in_channels`` is 1 for grey, 3 for RGB, ``slice_axis`` None or 2. Refused
+            are ``volume`` and ``channels_last``, which are for NIfTI.
 
     Raises:
         ValueError: not such a file, damaged, of another kind or of other channels. The message names the file and the
             remedy.
     """
-    refuse_nifti_options(path, volume, channels_last)
-    if slice_axis not in (None, 2):
-        raise ValueError(
-            f"{path}: the file holds a single plane, --slice_axis must be 2, got {slice_axis}; leave it out"
-        )
+    refuse_nifti_options(path, options)
+    check_stack_axis(path, options.slice_axis)
     header = _read_header(path)
-    check_channels(path, header.colours, in_channels, "grey" if header.colours == 1 else "red, green, blue")
+    check_channels(path, header.colours, options.in_channels, "grey" if header.colours == 1 else "red, green, blue")
     colours = _pixels(path, header)[:, :, : header.colours]
     x, y = header.spacing or (1.0, 1.0)
     low, high = float32_limits(header.dtype)

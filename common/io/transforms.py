@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..errors import CaseWarning, as_flag
 from .case import KEY, Case
 from .dicom.derived import Provenance
 from .formats import read_image, stem, write_image
+from .options import ReadOptions
 
 
 class CaseLoadImaged(LoadImaged):
@@ -28,7 +30,7 @@ class CaseLoadImaged(LoadImaged):
 
     Args:
         keys: items that hold paths.
-        in_channels, volume, channels_last, slice_axis, analyze: see :func:`common.io.formats.read_image`. An item may
+        in_channels, volume, channels_last, slice_axis, analyze: see :class:`common.io.options.ReadOptions`. An item may
             also be a list of ``in_channels`` paths, one a channel, on one grid; the record is that of the first.
     """
 
@@ -42,8 +44,8 @@ class CaseLoadImaged(LoadImaged):
         analyze: bool = False,
     ) -> None:
         super().__init__(keys, reader="NibabelReader", ensure_channel_first=True)
-        self.in_channels, self.volume, self.channels_last = in_channels, volume, as_flag(channels_last, "channels_last")
-        self.slice_axis, self.analyze = slice_axis, analyze
+        flag = as_flag(channels_last, "channels_last")
+        self.options = ReadOptions(in_channels, volume, flag, slice_axis, analyze)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
         d = dict(data)
@@ -62,12 +64,13 @@ class CaseLoadImaged(LoadImaged):
 
     def _read(self, paths: str | os.PathLike[str] | Sequence[str]) -> tuple[np.ndarray, Case]:
         if isinstance(paths, (str, os.PathLike)):  # a DICOM series is path-like
-            return read_image(
-                paths, self.in_channels, self.volume, self.channels_last, self.slice_axis, analyze=self.analyze
+            return read_image(paths, self.options)
+        if len(paths) != self.options.in_channels:
+            raise ValueError(
+                f"{paths[0]}: the network takes {self.options.in_channels} channels, got {len(paths)} files"
             )
-        if len(paths) != self.in_channels:
-            raise ValueError(f"{paths[0]}: the network takes {self.in_channels} channels, got {len(paths)} files")
-        read = [read_image(path, 1, self.volume, slice_axis=self.slice_axis, analyze=self.analyze) for path in paths]
+        each = replace(self.options, in_channels=1, channels_last=False)
+        read = [read_image(path, each) for path in paths]
         first = read[0][1]
         for values, case in read:
             if values.shape != read[0][0].shape or not np.allclose(case.affine, first.affine, atol=1e-3):

@@ -14,6 +14,7 @@ from ...errors import CaseWarning
 from ...geometry import LPS_TO_RAS, check_affine
 from ..archive import SUFFIX as ARCHIVE
 from ..case import Case, Part
+from ..options import DEFAULTS, ReadOptions, check_channels, check_stack_axis, refuse_nifti_options
 from .headers import MULTI_FRAME, Plane, frame_tags, naming, read_dataset
 from .series import Series, find_series, normal
 from .stored import Scale, decode, scale_of
@@ -21,11 +22,7 @@ from .stored import Scale, decode, scale_of
 
 def read_dicom(
     source: Series | str | os.PathLike[str],
-    in_channels: int = 1,
-    volume: int | None = None,
-    channels_last: bool = False,
-    slice_axis: int | None = None,
-    analyze: bool = False,
+    options: ReadOptions = DEFAULTS,
 ) -> tuple[np.ndarray, Case]:
     """Stored values of a DICOM series as ``(1, X, Y, Z)`` float32, X along a row, Z along the stack; and their record.
 
@@ -35,10 +32,8 @@ def read_dicom(
 
     Args:
         source: an item of :func:`find_series`; or a file, folder or zip archive that holds exactly one.
-        in_channels: must be 1.
-        volume, channels_last: do not apply, and must be left out.
-        slice_axis: the stack axis 2, or None for it.
-        analyze: does not apply.
+        options: see :class:`ReadOptions`; ``in_channels`` must be 1, ``slice_axis`` None or 2. ``volume`` and
+            ``channels_last`` are refused, they are for NIfTI.
 
     Raises:
         ValueError: refused, damaged, or not for this network; the message names the file and the remedy.
@@ -46,7 +41,9 @@ def read_dicom(
     series = source if isinstance(source, Series) else _only_series(source)
     if series.problem is not None:
         raise ValueError(series.problem)
-    _check_options(series, in_channels, volume, channels_last, slice_axis)
+    check_channels(series, 1, options.in_channels)
+    refuse_nifti_options(series, options)
+    check_stack_axis(series, options.slice_axis)
     values, scales, dtype = _read_planes(series)
     affine, units = _affine(series)
     reference = max(scales, key=lambda scale: abs(scale.slope))
@@ -97,21 +94,6 @@ def _only_series(source: str | os.PathLike[str]) -> Series:
         reasons = "".join(f"; {item.path}: {item.reason}" for item in skipped[:3])
         raise ValueError(f"{path}: must hold one DICOM series, got {len(found)}{reasons}; name the files of one series")
     return found[0]
-
-
-def _check_options(
-    series: Series, in_channels: int, volume: int | None, channels_last: bool, slice_axis: int | None
-) -> None:
-    if in_channels != 1:
-        raise ValueError(
-            f"{series}: the network takes {in_channels} channels, a DICOM series has 1; use another network"
-        )
-    if volume is not None or channels_last:
-        raise ValueError(f"{series}: --volume and --channels_last are for 4-D NIfTI files; leave them out")
-    if slice_axis not in (None, 2):
-        raise ValueError(
-            f"{series}: DICOM is read along its stack, axis 2, got --slice_axis {slice_axis}; leave it out"
-        )
 
 
 def _read_planes(series: Series) -> tuple[np.ndarray, list[Scale], str]:
