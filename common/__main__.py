@@ -14,6 +14,8 @@ from .demo import demo
 from .errors import exits_on_mistake
 from .info import info
 from .new import new
+from .packing.pack import pack
+from .packing.verify import verify
 from .picture import draw_case
 from .profile import profile
 from .weights import store_weights
@@ -25,6 +27,8 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "datalist": datalist,
     "profile": profile,
     "new": new,
+    "pack": pack,
+    "verify": verify,
     "store-weights": store_weights,
 }
 

@@ -1,0 +1,147 @@
+"""The packages that a packed bundle needs: what it asks pip for, all versions that it was packed with, and an SBOM."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+PROJECT = "medical-sr-bundles"
+EXTRAS = ("dicom",)  # decoders: a clinic needs them
+SPECIFICATION = "1.6"  # of CycloneDX
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed package, and the canonical names of those that it needs."""
+
+    name: str
+    version: str
+    licence: str
+    needs: tuple[str, ...]
+
+    @property
+    def purl(self) -> str:
+        return f"pkg:pypi/{canonicalize_name(self.name)}@{self.version}"
+
+
+def runtime_requirements() -> list[str]:
+    """What pip must install for a bundle to run, as ``setup.cfg`` asks for it.
+
+    Raises:
+        ValueError: this project is not installed.
+    """
+    try:
+        lines = importlib.metadata.requires(PROJECT) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ValueError(f"{PROJECT}: must be installed to pack a bundle; run make setup") from error
+    chosen = [Requirement(line) for line in lines]
+    chosen = [r for r in chosen if r.marker is None or any(r.marker.evaluate({"extra": e}) for e in ("", *EXTRAS))]
+    for requirement in chosen:
+        requirement.marker = None
+    return sorted({str(requirement) for requirement in chosen}, key=str.lower)
+
+
+def installed(requirements: Sequence[str]) -> dict[str, Package]:
+    """Every package that ``requirements`` need, at the version that is installed here, by canonical name.
+
+    Raises:
+        ValueError: one is not installed.
+    """
+    found: dict[str, Package] = {}
+    open_ = [(Requirement(line), "") for line in requirements]
+    done = set()
+    while open_:
+        requirement, asked_by = open_.pop()
+        name = canonicalize_name(requirement.name)
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError as error:
+            by = f", which {asked_by} needs," if asked_by else ""
+            raise ValueError(f"{name}: the package{by} is not installed; run make setup") from error
+        needs = [r for r in map(Requirement, distribution.requires or []) if _applies(r, ("", *requirement.extras))]
+        open_ += [(need, name) for need in needs if (need.name, tuple(sorted(need.extras))) not in done]
+        done |= {(need.name, tuple(sorted(need.extras))) for need in needs}
+        earlier = found[name].needs if name in found else ()
+        names = sorted({*earlier, *(str(canonicalize_name(need.name)) for need in needs)})
+        public = Version(distribution.version).public  # without +cpu, which no index has
+        found[name] = Package(distribution.metadata["Name"], public, _licence(distribution), tuple(names))
+    return dict(sorted(found.items()))
+
+
+def _applies(requirement: Requirement, extras: Sequence[str]) -> bool:
+    return requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras)
+
+
+def _licence(distribution: importlib.metadata.Distribution) -> str:
+    """As the package states it: an expression, else classifiers, else the first line of its text."""
+    metadata: Any = distribution.metadata
+    classifiers = [
+        line.split(" :: ")[-1] for line in metadata.get_all("Classifier") or [] if line.startswith("License")
+    ]
+    stated = metadata.get("License-Expression") or " and ".join(classifiers) or metadata.get("License") or "unknown"
+    return str(stated).strip().splitlines()[0]
+
+
+def constraints(packages: Mapping[str, Package]) -> str:
+    """Text of a constraints file for pip."""
+    return "".join(f"{package.name}=={package.version}\n" for package in packages.values())
+
+
+def sbom(name: str, metadata: Mapping[str, Any], packages: Mapping[str, Package], roots: Sequence[str]) -> str:
+    """Software bill of materials of a packed bundle, CycloneDX JSON: its weights, and every package that it needs.
+
+    It has no date, and a serial number that follows from its content: the same bundle has the same bill.
+    """
+    ref = f"{name}@{metadata['version']}"
+    weights = [
+        {
+            "type": "machine-learning-model",
+            "bom-ref": f"{ref}/models/{file}",
+            "name": f"models/{file}",
+            "description": f"trained on {about['data']}",
+            "hashes": [{"alg": "SHA-256", "content": about["sha256"]}],
+            "licenses": [{"license": {"name": about["licence"]}}],
+        }
+        for file, about in metadata["weights"].items()
+    ]
+    libraries = [
+        {
+            "type": "library",
+            "bom-ref": package.purl,
+            "name": package.name,
+            "version": package.version,
+            "purl": package.purl,
+            "licenses": [{"license": {"name": package.licence}}],
+        }
+        for package in packages.values()
+    ]
+    asked = sorted({packages[canonicalize_name(Requirement(root).name)].purl for root in roots})
+    dependencies = [{"ref": ref, "dependsOn": asked + [str(w["bom-ref"]) for w in weights]}]
+    dependencies += [{"ref": p.purl, "dependsOn": [packages[n].purl for n in p.needs]} for p in packages.values()]
+    content = {
+        "bomFormat": "CycloneDX",
+        "specVersion": SPECIFICATION,
+        "version": 1,
+        "metadata": {
+            "component": {
+                "type": "application",
+                "bom-ref": ref,
+                "name": name,
+                "version": metadata["version"],
+                "description": metadata["description"],
+                "licenses": [{"license": {"id": "Apache-2.0"}}],
+            }
+        },
+        "components": weights + libraries,
+        "dependencies": dependencies,
+    }
+    serial = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(content, sort_keys=True))
+    return json.dumps({"serialNumber": f"urn:uuid:{serial}", **content}, indent=4) + "\n"

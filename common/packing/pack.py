@@ -1,0 +1,133 @@
+"""A bundle as one zip archive that runs alone: ``python -m common pack BUNDLE``."""
+
+from __future__ import annotations
+
+import string
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..info import find_bundles
+from ..new import check_name
+from ..seal import SUMS
+from .environment import constraints, installed, runtime_requirements, sbom
+from .members import TEMPLATES, WEIGHTS, Packed, gather
+from .naming import SCRIPTED, name_of, nameless, rename, sums_of
+from .verify import check_members, package_of, verify
+from .zipped import write_zip
+
+
+def pack(bundle: str, out: str = "dist", overlay: str | None = None) -> str:
+    """Pack a bundle, all code that it needs, weights and TorchScript into one zip archive that runs alone.
+
+    Args:
+        bundle: its name.
+        out: folder of the archive, ``<name>_v<version>.zip``; made where it is missing.
+        overlay: a config that lies over inference, e.g. ``inference_x2``; it becomes a part of the packed one, and its
+            weights become ``models/model.pt``.
+
+    Returns:
+        What was packed, with the SHA-256 of the archive.
+
+    Raises:
+        ValueError: no such bundle or overlay, no licence or card, weights that do not fit, ``out`` in the bundle, or
+            an archive of this name with other content is there.
+    """
+    folder, target = _bundle(bundle), Path(out)
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"out: must not lie in the bundle {folder}, got {target}; choose another folder")
+    packed = named(gather(folder, overlay, nameless(bundle)))
+    check_name(packed.name)
+    path = target / f"{packed.name}_v{packed.metadata['version']}.zip"
+    _refuse_other(path, packed)
+    add_environment(packed)
+    if packed.has_weights:
+        packed.members[SCRIPTED] = export(packed)
+    return finish(packed, path)
+
+
+def finish(packed: Packed, path: Path) -> str:
+    """Seal, write and check the archive."""
+    packed.members[SUMS] = sums_of(packed.members)
+    check_members(packed.members, str(path))
+    write_zip({f"{packed.name}/{name}": content for name, content in packed.members.items()}, path)
+    return verify(str(path))
+
+
+def _bundle(name: str) -> Path:
+    bundles = find_bundles()
+    if name not in bundles:
+        raise ValueError(f"bundle: must be one of {', '.join(bundles)}, got {name}")
+    return bundles[name]
+
+
+def named(packed: Packed) -> Packed:
+    """``packed`` with its code under the name that its content gives it."""
+    package = name_of(packed.members, packed.bundle)
+    return replace(packed, package=package, members=rename(packed.members, packed.package, package))
+
+
+def add_environment(packed: Packed) -> None:
+    """What pip needs, the bill of materials and the page for whoever installs it; the name does not depend on them."""
+    roots = runtime_requirements()
+    packages = installed(roots)
+    packed.members["requirements.txt"] = "".join(f"{line}\n" for line in roots).encode()
+    packed.members["constraints.txt"] = constraints(packages).encode()
+    packed.members["sbom.cdx.json"] = sbom(packed.name, packed.metadata, packages, roots).encode()
+    packed.members["README.md"] = _readme(packed).encode()
+
+
+def _readme(packed: Packed) -> str:
+    metadata = packed.metadata
+    about = metadata["weights"].get("model.pt")
+    image = metadata["network_data_format"]["inputs"]["image"]
+    fields = {
+        "name": packed.name,
+        "package": packed.package,
+        "scale": metadata["scale"][0],
+        "modality": image.get("modality", "any"),
+        "weights": f"trained on {about['data']}; SHA-256 {about['sha256']}" if about else "none",
+        "licence": about["licence"] if about else "none",
+        "without": "" if packed.has_weights else _WITHOUT[bool(about)],
+    }
+    text = (TEMPLATES / "packed" / "README.md").read_text(encoding="utf-8")
+    return string.Template(text).substitute({key: metadata[key] for key in ("version", "description", "task")} | fields)
+
+
+_WITHOUT = {
+    False: "\nThis bundle has no weights: pass yours by `--ckpt_path FILE`.\n",
+    True: "\nThe weights are too large for this file: `python -m monai.bundle download_large_files --bundle_path .`\n"
+    "fetches them into `models/`, and compares their SHA-256.\n",
+}
+
+
+def export(packed: Packed) -> bytes:
+    """The network with its weights as TorchScript, made by MONAI in a process that has only the packed bundle."""
+    with TemporaryDirectory() as folder:
+        root = Path(folder) / packed.name
+        for name, content in {**packed.members, SUMS: sums_of(packed.members)}.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
+        words = ["ckpt_export", "--net_id", "network_def", "--filepath", SCRIPTED, "--ckpt_file", WEIGHTS]
+        words += ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
+        command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", *words]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        if done.returncode or not (root / SCRIPTED).is_file():
+            raise ValueError(
+                f"{packed.name}: its network cannot be exported as TorchScript with its weights; mend network.py or "
+                f"store weights that fit:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+            )
+        return (root / SCRIPTED).read_bytes()
+
+
+def _refuse_other(path: Path, packed: Packed) -> None:
+    """An archive of the same name and version but with other content is not replaced."""
+    if not path.exists():
+        return
+    if package_of(path) != packed.package:
+        raise ValueError(
+            f"{path}: exists already, with other content; raise the version in metadata.json, move it away, or choose "
+            "another --out"
+        )
