@@ -9,17 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..errors import as_flag
 from ..info import find_bundles
 from ..new import check_name
 from ..seal import SUMS
 from .environment import constraints, installed, runtime_requirements, sbom
 from .members import TEMPLATES, WEIGHTS, Packed, gather
 from .naming import SCRIPTED, name_of, nameless, rename, sums_of
+from .scripted import SUFFIX, needed, without_code
 from .verify import check_members, package_of, verify
 from .zipped import write_zip
 
 
-def pack(bundle: str, out: str = "dist", overlay: str | None = None) -> str:
+def pack(bundle: str, out: str = "dist", overlay: str | None = None, torchscript: bool = False) -> str:
     """Pack a bundle, all code that it needs, weights and TorchScript into one zip archive that runs alone.
 
     Args:
@@ -27,6 +29,7 @@ def pack(bundle: str, out: str = "dist", overlay: str | None = None) -> str:
         out: folder of the archive, ``<name>_v<version>.zip``; made where it is missing.
         overlay: a config that lies over inference, e.g. ``inference_x2``; it becomes a part of the packed one, and its
             weights become ``models/model.pt``.
+        torchscript: leave out all code, for platforms that refuse it; the README in the archive says what is lost.
 
     Returns:
         What was packed, with the SHA-256 of the archive.
@@ -35,16 +38,20 @@ def pack(bundle: str, out: str = "dist", overlay: str | None = None) -> str:
         ValueError: no such bundle or overlay, no licence or card, weights that do not fit, ``out`` in the bundle, or
             an archive of this name with other content is there.
     """
-    folder, target = _bundle(bundle), Path(out)
+    folder, target, torchscript = _bundle(bundle), Path(out), as_flag(torchscript, "torchscript")
     if target.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"out: must not lie in the bundle {folder}, got {target}; choose another folder")
-    packed = named(gather(folder, overlay, nameless(bundle)))
+    packed, roots = named(gather(folder, overlay, nameless(bundle))), runtime_requirements()
     check_name(packed.name)
-    path = target / f"{packed.name}_v{packed.metadata['version']}.zip"
-    _refuse_other(path, packed)
-    add_environment(packed)
+    if torchscript and not packed.has_weights:
+        raise ValueError(f"{packed.name}: must have weights to be packed as TorchScript; train it, and store them")
+    path = target / f"{packed.name}{SUFFIX if torchscript else ''}_v{packed.metadata['version']}.zip"
+    _refuse_other(path, "" if torchscript else packed.package)
     if packed.has_weights:
         packed.members[SCRIPTED] = export(packed)
+    if torchscript:
+        packed, roots = without_code(packed, packed.members[SCRIPTED]), needed(roots)
+    add_environment(packed, roots)
     return finish(packed, path)
 
 
@@ -69,9 +76,8 @@ def named(packed: Packed) -> Packed:
     return replace(packed, package=package, members=rename(packed.members, packed.package, package))
 
 
-def add_environment(packed: Packed) -> None:
+def add_environment(packed: Packed, roots: list[str]) -> None:
     """What pip needs, the bill of materials and the page for whoever installs it; the name does not depend on them."""
-    roots = runtime_requirements()
     packages = installed(roots)
     packed.members["requirements.txt"] = "".join(f"{line}\n" for line in roots).encode()
     packed.members["constraints.txt"] = constraints(packages).encode()
@@ -92,7 +98,8 @@ def _readme(packed: Packed) -> str:
         "licence": about["licence"] if about else "none",
         "without": "" if packed.has_weights else _WITHOUT[bool(about)],
     }
-    text = (TEMPLATES / "packed" / "README.md").read_text(encoding="utf-8")
+    master = "README.md" if packed.package else "README_torchscript.md"
+    text = (TEMPLATES / "packed" / master).read_text(encoding="utf-8")
     return string.Template(text).substitute({key: metadata[key] for key in ("version", "description", "task")} | fields)
 
 
@@ -122,12 +129,10 @@ def export(packed: Packed) -> bytes:
         return (root / SCRIPTED).read_bytes()
 
 
-def _refuse_other(path: Path, packed: Packed) -> None:
-    """An archive of the same name and version but with other content is not replaced."""
-    if not path.exists():
-        return
-    if package_of(path) != packed.package:
+def _refuse_other(path: Path, package: str) -> None:
+    """An archive of the same name and version is only replaced by the same content."""
+    if path.exists() and (not package or package_of(path) != package):
         raise ValueError(
-            f"{path}: exists already, with other content; raise the version in metadata.json, move it away, or choose "
-            "another --out"
+            f"{path}: exists already{', with other content' if package else ''}; raise the version in metadata.json, "
+            "move it away, or choose another --out"
         )
