@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo test test-all lint pack clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,5 +29,9 @@ lint: $(READY) ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+pack: $(READY) ## Pack every bundle into dist/, and write the table of README.md
+	$(BIN)/python -m common pack-all --out dist
+	$(BIN)/python -m common table --dist dist
+
 clean: ## Remove the environment and what was made in it
-	rm -rf $(VENV) demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo_output dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

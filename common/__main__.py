@@ -14,10 +14,11 @@ from .demo import demo
 from .errors import exits_on_mistake
 from .info import info
 from .new import new
-from .packing.pack import pack
+from .packing.pack import pack, pack_all
 from .packing.verify import verify
 from .picture import draw_case
 from .profile import profile
+from .table import store_scores, table
 from .weights import store_weights
 
 COMMANDS: dict[str, Callable[..., object]] = {
@@ -28,8 +29,11 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "profile": profile,
     "new": new,
     "pack": pack,
+    "pack-all": pack_all,
     "verify": verify,
     "store-weights": store_weights,
+    "store-scores": store_scores,
+    "table": table,
 }
 
 

@@ -1,7 +1,9 @@
 """The contract of a bundle. Bundles are found by glob: a new one is tested without touching this file."""
 
+import inspect
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,13 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export,
 
 from common.info import count_parameters, find_bundles
 from common.io.archive import sha256
+from common.metadata import check_metadata
 from common.weights import load_weights
 from tests.helpers import ROOT, blobs, oblique, save_nifti
+from tests.packed import pack_quickly, unpack
 
 BUNDLES = find_bundles()
 PARAMETERS = {"rdst": 2_379_241}
-MANDATORY = {  # of MONAI's bundle specification
-    *("version", "changelog", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"),
-    *("task", "description", "authors", "copyright", "network_data_format"),
-}
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES.values(), ids=BUNDLES.keys())
 
 
@@ -34,9 +34,7 @@ def test_bundles_are_found():
 
 @each_bundle
 def test_metadata_has_what_the_specification_asks_for(bundle):
-    metadata = read(bundle / "configs" / "metadata.json")
-    assert set() == MANDATORY - set(metadata)
-    assert metadata["version"] in metadata["changelog"]
+    check_metadata(read(bundle / "configs" / "metadata.json"), bundle.name)
     assert not re.search("detection|classification|deepedit|deepgrow", bundle.name)  # MONAI Label reads types in names
 
 
@@ -236,6 +234,21 @@ def test_training_goes_on_where_it_stopped_and_its_weights_serve_inference_and_e
     start(bundle, phantoms, tmp_path / "scores", "inference", "evaluate", ckpt_path=weights)
     rows = (tmp_path / "scores" / "slices.csv").read_text().splitlines()
     assert {row.split(",")[0] for row in rows[1:]} == {"bicubic", read(bundle / "configs" / "metadata.json")["name"]}
+
+
+@each_bundle
+def test_packed_it_trains_infers_and_evaluates_by_its_own_code(bundle, phantoms, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    root = unpack(pack_quickly(bundle, tmp_path), tmp_path / "alone")
+    start(root, phantoms, tmp_path / "run", "train", **STEPS)
+    weights = str(tmp_path / "run" / "model.pt")
+    workflow = start(root, phantoms / "test", tmp_path / "out", "inference", ckpt_path=weights)
+    assert workflow.parser.get_parsed_content("bundle_root") == str(root)
+    network = type(workflow.parser.get_parsed_content("network_def"))
+    assert Path(inspect.getfile(network)) == next(root.glob("sr_*")) / "network.py"
+    assert [path.suffix for path in sorted((tmp_path / "out").iterdir())] == [".jsonl", ".gz"]
+    start(root, phantoms, tmp_path / "scores", "inference", "evaluate", ckpt_path=weights)
+    assert (tmp_path / "scores" / "summary.json").is_file()
 
 
 @each_bundle

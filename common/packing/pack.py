@@ -13,6 +13,7 @@ from ..errors import as_flag
 from ..info import find_bundles
 from ..new import check_name
 from ..seal import SUMS
+from ..table import variants
 from .environment import constraints, installed, runtime_requirements, sbom
 from .members import TEMPLATES, WEIGHTS, Packed, gather
 from .naming import SCRIPTED, name_of, nameless, rename, sums_of
@@ -53,6 +54,11 @@ def pack(bundle: str, out: str = "dist", overlay: str | None = None, torchscript
         packed, roots = without_code(packed, packed.members[SCRIPTED]), needed(roots)
     add_environment(packed, roots)
     return finish(packed, path)
+
+
+def pack_all(out: str = "dist") -> str:
+    """Pack every bundle, and each of its overlays ``inference_*`` with weights of its own, into the folder ``out``."""
+    return "\n".join(pack(variant.bundle, out, variant.overlay) for variant in variants())
 
 
 def finish(packed: Packed, path: Path) -> str:

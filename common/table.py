@@ -1,0 +1,141 @@
+"""The table of bundles in the project's README, made of their metadata, and the scores that it shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .info import count_parameters, find_bundles
+from .io.whole import write_whole
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCK = re.compile(r"(?<=<!-- bundles -->\n).*?(?=<!-- end of bundles -->)", re.S)
+HEADINGS = "bundle", "method", "modality", "scale", "parameters", "weights", "licence of weights", "PSNR (dB)", "zip"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one zip holds: a bundle, and an overlay of it that has weights of its own.
+
+    Attributes:
+        bundle, folder: of the repository.
+        overlay: its name; None for none.
+        weights: name of the file in ``models``; None where there is none.
+        about: what the metadata say of it.
+    """
+
+    bundle: str
+    folder: Path
+    overlay: str | None
+    weights: str | None
+    about: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.bundle if self.overlay is None else f"{self.bundle}_{self.overlay.removeprefix('inference_')}"
+
+
+def variants(bundles: Mapping[str, Path] | None = None) -> list[Variant]:
+    """What is worth a zip: every bundle, and each of its overlays ``inference_*`` with weights of its own."""
+    found = []
+    for name, folder in (find_bundles() if bundles is None else bundles).items():
+        listed = _read(folder / "configs" / "metadata.json")["weights"]
+        main = "model.pt" if "model.pt" in listed else None
+        found.append(Variant(name, folder, None, main, listed.get("model.pt", {})))
+        for path in sorted((folder / "configs").glob("inference_*.json")):
+            file = next((file for file in listed if f"'{file}'" in str(_read(path).get("ckpt_path"))), None)
+            if file:
+                found.append(Variant(name, folder, path.stem, file, listed[file]))
+    return found
+
+
+def store_scores(summary: str, bundle: str) -> str:
+    """Note in a bundle's metadata what an evaluation found for its weights; the table and the zip show it.
+
+    Args:
+        summary: the ``summary.json`` of an evaluation of weights of the bundle.
+        bundle: folder of the bundle.
+
+    Returns:
+        What was stored.
+
+    Raises:
+        ValueError: no evaluation, or one of other weights.
+    """
+    found, path = _read(Path(summary)), Path(bundle) / "configs" / "metadata.json"
+    metadata = _read(path)
+    name = next((f for f, about in metadata["weights"].items() if about["sha256"] == found.get("weights_sha256")), None)
+    method = metadata["name"]
+    if name is None or method not in found:
+        raise ValueError(
+            f"{summary}: must be an evaluation of weights that {path} lists, "
+            f"got SHA-256 {found.get('weights_sha256')}; store the weights first, evaluate them, and pass its summary.json"
+        )
+    scores = {key: found[key] for key in ("protocol", "patients", "slices")}
+    for key in ("psnr", "ssim"):
+        scores |= {f"{key}_bicubic": round(found["bicubic"][key]["mean"], 4)}
+        scores |= {f"{key}_sr": round(found[method][key]["mean"], 4)}
+    metadata["weights"][name]["scores"] = scores
+    text = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return f"{path}: scores of {name}: {scores}"
+
+
+def render(sizes: Mapping[str, str]) -> str:
+    """The table, given the size of each zip by the name of its :class:`Variant`."""
+    lines = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
+    lines += [f"| {' | '.join(_cells(variant, sizes))} |" for variant in variants()]
+    return "\n".join(lines) + "\n"
+
+
+def table(dist: str = "dist", readme: str = str(README)) -> str:
+    """Write the table of bundles into the README.
+
+    Args:
+        dist: folder of the zips, of which the sizes are told; ``python -m common pack-all`` makes them.
+        readme: the file; it has the lines ``<!-- bundles -->`` and ``<!-- end of bundles -->``.
+
+    Raises:
+        ValueError: a zip is missing, or the file has no place for the table.
+    """
+    sizes = {}
+    for variant in variants():
+        version = _read(variant.folder / "configs" / "metadata.json")["version"]
+        path = Path(dist) / f"{variant.name}_v{version}.zip"
+        if not path.is_file():
+            raise ValueError(f"{path}: is missing; run python -m common pack-all --out {dist}")
+        sizes[variant.name] = f"{os.path.getsize(path) / 2**20:.1f} MiB"
+    text, file = render(sizes), Path(readme)
+    before = file.read_text(encoding="utf-8")
+    if not BLOCK.search(before):
+        raise ValueError(f"{file}: must have the lines <!-- bundles --> and <!-- end of bundles -->; add them")
+    after = BLOCK.sub(lambda _: text, before)
+    write_whole(file, lambda temporary: temporary.write_text(after, encoding="utf-8"))
+    return text
+
+
+def _cells(variant: Variant, sizes: Mapping[str, str]) -> list[str]:
+    metadata = _read(variant.folder / "configs" / "metadata.json")
+    scores = variant.about.get("scores")
+    psnr = f"bicubic {scores['psnr_bicubic']:.2f}, here {scores['psnr_sr']:.2f}" if scores else "–"
+    scale = variant.about.get("scale") or ", ".join(map(str, metadata["scale"]))
+    name = f"[{variant.name}](bundles/{variant.bundle}/docs/README.md)"
+    modality = metadata["network_data_format"]["inputs"]["image"].get("modality", "any")
+    weights = variant.about.get("data", "none: train your own")
+    return [
+        *(name, metadata["description"], modality, f"×{scale}", f"{count_parameters(variant.folder):,}"),
+        *(weights, variant.about.get("licence", "–"), psnr, sizes.get(variant.name, "–")),
+    ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: must be a JSON file, got {error}; check the path") from error
+    return content
