@@ -73,8 +73,8 @@ def store_scores(summary: str, bundle: str) -> str:
     method = metadata["name"]
     if name is None or method not in found:
         raise ValueError(
-            f"{summary}: must be an evaluation of weights that {path} lists, "
-            f"got SHA-256 {found.get('weights_sha256')}; store the weights first, evaluate them, and pass its summary.json"
+            f"{summary}: must be an evaluation of weights that {path} lists, got SHA-256 "
+            f"{found.get('weights_sha256')}; store the weights first, evaluate them, and pass its summary.json"
         )
     scores = {key: found[key] for key in ("protocol", "patients", "slices")}
     for key in ("psnr", "ssim"):

@@ -119,10 +119,21 @@ def test_shipped_weights_are_small_listed_and_load_into_the_network(bundle):
     for file in files:
         assert file.stat().st_size <= 9 * 2**20 and sha256(file) == listed[file.name]["sha256"]
         assert {"scale", "licence", "data"} <= set(listed[file.name])
-        parser = ConfigParser(read(bundle / "configs" / "inference.json"))
-        network = parser.get_parsed_content("network_def")
-        if file.name == "model.pt":
-            assert load_weights(network, file, bundle, listed) == listed[file.name]["sha256"]
+        config = read(bundle / "configs" / "inference.json") | {"scale": listed[file.name]["scale"]}
+        network = ConfigParser(config).get_parsed_content("network_def")
+        assert load_weights(network, file, bundle, listed) == listed[file.name]["sha256"]
+
+
+@each_bundle
+def test_weights_of_their_own_overlay_are_those_of_its_scale(bundle):
+    listed = read(bundle / "configs" / "metadata.json")["weights"]
+    overlays = [read(path) for path in (bundle / "configs").glob("inference_*.json")]
+    assert sorted(set(listed) - {"model.pt"}) == sorted(
+        file
+        for file, about in listed.items()
+        for o in overlays
+        if f"'{file}'" in o["ckpt_path"] and o["scale"] == about["scale"]
+    )
 
 
 @each_bundle

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -280,6 +281,26 @@ def test_the_seal_finds_what_was_changed_removed_and_added(folder, tmp_path):
     sums.unlink()
     with pytest.raises(ValueError, match=r"SHA256SUMS: is missing"):
         check_seal(package)
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
+def test_the_sums_are_in_the_form_of_sha256sum(folder, tmp_path):
+    root = unpack(pack_quickly(folder, tmp_path), tmp_path / "here")
+    command = ["sha256sum", "--quiet", "-c", "SHA256SUMS"]
+    assert subprocess.run(command, cwd=root, check=False).returncode == 0
+    (root / "LICENSE").write_text("other")
+    assert subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 1
+
+
+def test_the_page_of_the_zip_has_no_gap_and_names_what_is_there(folder, tmp_path):
+    for overlay in (None, "inference_x2", "smoke"):
+        members = members_of(pack_quickly(folder, tmp_path, overlay))
+        top = next(iter(members)).split("/")[0]
+        text = members[f"{top}/README.md"].decode()
+        assert "$" not in text and "None" not in text and text.startswith(f"# {top} 0.1.0")
+        for file in re.findall(r"[\w/]+\.(?:txt|json|md|py)", text):
+            assert f"{top}/{file}" in members or file in ("my_method", "cases.json"), file
+        assert next(name.split("/")[1] for name in members if "/sr_" in name) in text
 
 
 def test_two_zips_of_one_method_in_one_folder_are_refused(bundle, tmp_path):

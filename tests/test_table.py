@@ -1,4 +1,4 @@
-"""The table of bundles: made of metadata, equal to what the README shows, with scores of the weights that are shipped."""
+"""The table of bundles: made of metadata, equal to what the README shows, with scores of all shipped weights."""
 
 import json
 from pathlib import Path
