@@ -128,12 +128,8 @@ def test_shipped_weights_are_small_listed_and_load_into_the_network(bundle):
 def test_weights_of_their_own_overlay_are_those_of_its_scale(bundle):
     listed = read(bundle / "configs" / "metadata.json")["weights"]
     overlays = [read(path) for path in (bundle / "configs").glob("inference_*.json")]
-    assert sorted(set(listed) - {"model.pt"}) == sorted(
-        file
-        for file, about in listed.items()
-        for o in overlays
-        if f"'{file}'" in o["ckpt_path"] and o["scale"] == about["scale"]
-    )
+    named = {overlay["ckpt_path"].split("'")[-2]: overlay["scale"] for overlay in overlays}
+    assert named == {file: about["scale"] for file, about in listed.items() if file != "model.pt"}
 
 
 @each_bundle
