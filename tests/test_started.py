@@ -5,6 +5,7 @@ A subprocess each, for at most two bundles.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -167,6 +168,13 @@ def test_the_torchscript_in_the_zip_is_its_network(name, dist, tmp_path):
         torch.testing.assert_close(
             torch.jit.load(root / "models" / "model.ts")(image), network(image), atol=1e-5, rtol=0
         )
+
+
+@pytest.mark.slow
+@each_bundle
+def test_the_readme_tells_the_size_of_the_zip(name, dist):
+    shown = re.search(rf"^\| \[{name}\]\(.*\| ([\d.]+) MiB \|$", (ROOT / "README.md").read_text(), re.M)
+    assert shown is not None and float(shown[1]) == pytest.approx(zip_of(name, dist).stat().st_size / 2**20, rel=0.05)
 
 
 @pytest.mark.slow
