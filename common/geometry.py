@@ -93,7 +93,7 @@ def slice_axis_of(image: torch.Tensor) -> int:
         return case.slice_axis
     affine = image.affine.reshape(-1, 4, 4)[0].cpu().numpy()
     check_affine(affine, "image")
-    if "original_affine" not in image.meta and np.array_equal(affine, np.eye(4)):
+    if image.meta.get("original_affine") is None and np.array_equal(affine, np.eye(4)):
         raise ValueError(
             "image: must say where its voxels lie, got no affine but the identity that every MetaTensor has at first; "
             "load it by MONAI's LoadImaged, or note its affine in the meta data, under original_affine as well"

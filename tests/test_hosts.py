@@ -149,12 +149,20 @@ def test_the_identity_is_an_affine_where_monais_reader_found_it(tmp_path):
     assert host(image, BOTH)["pred"].shape == (1, 26, 18, 4)
 
 
+def label_array() -> MetaTensor:
+    """What MONAI Label makes of an array: channels last, the affine unknown."""
+    meta = {"spatial_shape": (13, 9), "original_channel_dim": -1, "original_affine": None}
+    return MetaTensor(own("uint8").numpy()[0], meta=meta)
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
         (own("uint8"), "image: must say where its voxels lie"),
         (own("uint8").as_tensor(), "image: must say where its voxels lie"),
         (own("uint8").numpy(), "image: must say where its voxels lie"),
+        (label_array()[None], "image: must say where its voxels lie"),
+        (label_array(), r"must be one volume .*got \(1, 13, 9, 4\); give a 2-D image a third"),
         (own("uint8", np.diag([1.0, 1, 0, 1])), "image: the affine must be finite and invertible"),
         (
             own("uint8", oblique((1, 1, 3)))[..., 0],
@@ -162,7 +170,7 @@ def test_the_identity_is_an_affine_where_monais_reader_found_it(tmp_path):
         ),
         (own("int32", oblique((1, 1, 3))) + 2**24 + 1, "image: every torch.int32 value must fit in float32"),
     ],
-    ids=["default affine", "tensor", "array", "singular", "2-D", "large integers"],
+    ids=["default affine", "tensor", "array", "no affine", "channels last", "singular", "2-D", "large integers"],
 )
 def test_what_a_host_must_not_hand_in_is_refused_with_the_remedy(image, message):
     with pytest.raises((ValueError, RuntimeError)) as caught:  # MONAI wraps what a transform raises
