@@ -8,12 +8,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from monai.bundle import ConfigParser
 
 from common.info import find_bundles
 from common.io.archive import sha256
+from common.io.itk import read_itk
 from common.packing.members import gather
 from common.packing.naming import nameless
 from common.packing.pack import add_environment, finish, named
@@ -21,6 +23,7 @@ from tests.dicom_samples import ct_series
 from tests.dicom_series import read_back
 from tests.helpers import blobs, oblique, run_module, save_nifti
 from tests.label import Label, label_python, label_server, unpack_app
+from tests.orthanc import DICOMWEB, orthanc_server
 
 pytestmark = pytest.mark.slow
 SCALES = (2, 4)
@@ -110,6 +113,17 @@ def test_a_nifti_comes_back_on_the_fine_grid_at_full_bit_depth(label, zips, stud
     assert served.get_data_dtype() == np.float32 and len(np.unique(values)) > 1000
 
 
+def test_axes_that_are_not_at_right_angles_stay_so_in_an_nrrd(label, zips, tmp_path):
+    tilt = np.eye(4)
+    tilt[1, 2] = 0.3  # as of a gantry; for .nii.gz MONAI Label's writer turns the axes, with a warning in its log
+    values = np.rint(blobs((9, 8, 4)) * 1000).astype(np.int16)
+    source = save_nifti(tmp_path / "tilted.nii.gz", values, oblique((0.9, 0.7, 3.1)) @ tilt)
+    served, case = read_itk(label.infer(zips[0].stem, source, tmp_path / "served.nrrd"))
+    saved = nib.load(run_packed(zips[0], source, tmp_path))
+    np.testing.assert_allclose(case.affine, saved.affine, atol=1e-5)
+    assert np.abs(served[0] - saved.get_fdata()).max() <= 1e-4 * np.ptp(saved.get_fdata())
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_a_dicom_series_comes_back_as_the_values_of_the_derived_series(label, zips, tmp_path, kind):
     source = ct_series(tmp_path / "series")[0].parent
@@ -117,6 +131,26 @@ def test_a_dicom_series_comes_back_as_the_values_of_the_derived_series(label, zi
         source = Path(shutil.make_archive(str(tmp_path / "series"), "zip", source))
     served = nib.load(label.infer(zips[0].stem, source, tmp_path / "served.nii.gz"))
     check_series(served, run_packed(zips[0], source, tmp_path))
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_series_of_a_dicomweb_archive_comes_back_on_the_fine_grid(zips, tmp_path, converted):
+    """MONAI Label fetches the series; it can hand over its files, or make a NIfTI of them first (its default)."""
+    python, files = label_python(), ct_series(tmp_path / "series")
+    app = unpack_app(python, tmp_path, zips[:1])
+    (app / "bin").mkdir(exist_ok=True)
+    (app / "bin" / "itkimage2segimage").touch(mode=0o755)  # else the server fetches that tool from the internet
+    with orthanc_server(tmp_path, [DICOMWEB]) as archive:
+        for path in files:
+            archive.ask("instances", path.read_bytes())
+        convert = {"MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI": str(converted)}
+        with label_server(python, app, f"{archive.url}/dicom-web", **convert) as server:
+            series = str(pydicom.dcmread(files[0]).SeriesInstanceUID)
+            served = nib.load(server.infer(zips[0].stem, series, tmp_path / "served.nii.gz"))
+    if converted:  # by a reader that knows nothing of padding, and rows the other way
+        assert served.shape == (20, 20, 4) and served.header.get_zooms() == pytest.approx((0.4, 0.4, 2.5))
+    else:
+        check_series(served, run_packed(zips[0], files[0].parent, tmp_path))
 
 
 def check_series(served: nib.Nifti1Image, folder: Path) -> None:
