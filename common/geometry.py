@@ -80,11 +80,22 @@ def sr_affine(affine: torch.Tensor, lr_size: Sequence[int], size: Sequence[int])
 
 
 def slice_axis_of(image: torch.Tensor) -> int:
-    """Slice axis of an image ``(C, X, Y, Z)``, or of a batch of one: as its record says, else by its affine."""
+    """Slice axis of an image ``(C, X, Y, Z)``, or of a batch of one: as its record says, else by its affine.
+
+    Raises:
+        ValueError: neither is there. The identity, which every ``MetaTensor`` has at first, is an affine only where
+            ``original_affine`` in the meta data, which MONAI's readers note, says that somebody gave it.
+    """
     if not isinstance(image, MetaTensor):
         raise ValueError(f"image: must be a MetaTensor with an affine, got {type(image).__name__}; load it by MONAI")
     case = Case.from_meta(image.meta)
     if case is not None:
         return case.slice_axis
     affine = image.affine.reshape(-1, 4, 4)[0].cpu().numpy()
+    check_affine(affine, "image")
+    if image.meta.get("original_affine") is None and np.array_equal(affine, np.eye(4)):
+        raise ValueError(
+            "image: must say where its voxels lie, got no affine but the identity that every MetaTensor has at first; "
+            "load it by MONAI's LoadImaged, or note its affine in the meta data, under original_affine as well"
+        )
     return find_slice_axis(affine, image.shape[-3:])

@@ -76,7 +76,8 @@ class PlaneInferer(Inferer):
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """``inputs`` (1, C, X, Y, Z), a ``MetaTensor`` with record or affine; the SR volume on the CPU, same axes."""
         if inputs.ndim != 5 or inputs.shape[0] != 1:
-            raise ValueError(f"inputs: must be one volume (1, C, X, Y, Z), got {tuple(inputs.shape)}; use batch size 1")
+            remedy = "use batch size 1" if inputs.ndim == 5 else "give a 2-D image a third axis of size 1"
+            raise ValueError(f"inputs: must be one volume (1, C, X, Y, Z), got {tuple(inputs.shape)}; {remedy}")
         axis = slice_axis_of(inputs) + 1
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         planes = plain[0].movedim(axis, 0)

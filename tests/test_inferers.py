@@ -185,7 +185,7 @@ def test_a_network_of_another_scale_or_with_nan_is_refused():
 
 def test_a_constant_volume_and_one_pixel_work():
     for shape in ((1, 1, 1, 1), (1, 9, 1, 3)):
-        image = MetaTensor(torch.full((1, *shape), 0.5), affine=torch.eye(4, dtype=torch.float64)[None])
+        image = MetaTensor(torch.full((1, *shape), 0.5), affine=torch.from_numpy(oblique((1, 1, 3)))[None])
         out = PlaneInferer(scale=2, consistency_bound=1e-3)(image, Interpolate(2))
         np.testing.assert_allclose(out.numpy(), 0.5)
 

@@ -2,15 +2,9 @@
 
 import io
 import json
-import shutil
-import socket
-import subprocess
-import time
-import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -25,60 +19,13 @@ from common.io.dicom.write import write_dicom
 from common.transforms.degradation import resample
 from tests.dicom_samples import mr_series
 from tests.helpers import data_dir
-
-SECONDS = 20  # to start
-
-
-class Archive:
-    """Orthanc's REST interface."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-    def ask(self, path: str, content: bytes | None = None) -> bytes:
-        request = urllib.request.Request(f"{self.url}/{path}", data=content)
-        with self.opener.open(request, timeout=SECONDS) as answer:
-            return bytes(answer.read())
-
-    def read(self, path: str) -> Any:
-        return json.loads(self.ask(path))
+from tests.orthanc import Archive, orthanc_server
 
 
 @pytest.fixture
 def orthanc(tmp_path: Path) -> Iterator[Archive]:
-    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
-    if program is None:
-        pytest.skip("the DICOM archive is not here: install Orthanc (package orthanc)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {
-        "StorageDirectory": str(tmp_path / "storage"), "IndexDirectory": str(tmp_path / "storage"), "HttpPort": port,
-        "RemoteAccessAllowed": False, "HttpBindAddresses": ["127.0.0.1"], "AuthenticationEnabled": False,
-        "DicomServerEnabled": False, "Plugins": [],
-    }  # fmt: skip
-    (tmp_path / "orthanc.json").write_text(json.dumps(settings))
-    with open(tmp_path / "orthanc.log", "wb") as log:
-        process = subprocess.Popen([program, str(tmp_path / "orthanc.json")], stdout=log, stderr=log, cwd=tmp_path)
-    try:
-        archive = Archive(f"http://127.0.0.1:{port}")
-        wait_for(archive, process, tmp_path / "orthanc.log")
+    with orthanc_server(tmp_path) as archive:
         yield archive
-    finally:
-        process.kill()  # nothing in its storage is worth the seconds of an orderly end
-        process.wait()
-
-
-def wait_for(archive: Archive, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            archive.read("system")
-            return
-        except OSError:
-            time.sleep(0.05)
-    pytest.fail(f"Orthanc does not answer: {log.read_text(errors='replace')[-2000:]}")
 
 
 def write_x2(files: list[Path], folder: Path) -> list[Path]:

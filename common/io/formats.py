@@ -14,17 +14,18 @@ from .dicom.derived import Provenance
 from .dicom.read import is_dicom_source, read_dicom
 from .dicom.series import SUFFIXES as DICOM
 from .dicom.series import Series, is_dicom
-from .dicom.write import write_dicom
+from .dicom.write import to_real_dicom, write_dicom
 from .itk import SUFFIXES as ITK
-from .itk import read_itk, write_itk
-from .nifti import ANALYZE, read_nifti, write_nifti
+from .itk import fit_itk, read_itk, write_itk
+from .nifti import ANALYZE, read_nifti, to_real_nifti, write_nifti
 from .nifti import SUFFIXES as NIFTI
 from .options import DEFAULTS, ReadOptions
 from .raster import SUFFIXES as RASTER
-from .raster import read_raster, write_raster
+from .raster import fit_raster, read_raster, write_raster
 
 Read = Callable[..., tuple[np.ndarray, Case]]  # (path, options)
 Write = Callable[[np.ndarray, Case, str | os.PathLike[str]], int]
+ToReal = Callable[[np.ndarray, Case], int]
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,20 @@ class Format:
         suffixes: in lower case, the longer before those that they end with.
         read: see :func:`read_image`.
         write: see :func:`write_image`; without provenance, which only DICOM has a place for.
+        to_real: see :func:`to_real_values`.
     """
 
     suffixes: tuple[str, ...]
     read: Read
     write: Write
+    to_real: ToReal
 
 
 FORMATS = {
-    "nifti": Format(NIFTI, read_nifti, write_nifti),
-    "itk": Format(ITK, read_itk, write_itk),
-    "raster": Format(RASTER, read_raster, write_raster),
-    "dicom": Format(DICOM, read_dicom, write_dicom),
+    "nifti": Format(NIFTI, read_nifti, write_nifti, to_real_nifti),
+    "itk": Format(ITK, read_itk, write_itk, fit_itk),
+    "raster": Format(RASTER, read_raster, write_raster, fit_raster),
+    "dicom": Format(DICOM, read_dicom, write_dicom, to_real_dicom),
 }
 SUFFIXES = tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
 
@@ -109,3 +112,22 @@ def write_image(
     if case.format == "dicom":
         return write_dicom(array, case, path, provenance)
     return FORMATS[case.format].write(array, case, path)
+
+
+def to_real_values(array: np.ndarray, case: Case) -> int:
+    """Make of a super-resolved ``(C, X, Y, Z)`` array what a reader of its file would see, without a file; in place.
+
+    Rounded and clipped to the stored type as :func:`write_image` does it, then with slope and intercept, or a table,
+    applied.
+
+    Args:
+        array: of the values that :func:`read_image` gives, float32.
+        case: record of the source.
+
+    Returns:
+        How many values had to be clipped.
+
+    Raises:
+        ValueError: the source, of which a DICOM series is asked again, has changed or is damaged.
+    """
+    return FORMATS[case.format].to_real(array, case)

@@ -76,6 +76,16 @@ def read_itk(
     return to_float32(path, axes.transpose(3, 2, 1, 0)), case
 
 
+def fit_itk(array: np.ndarray, case: Case) -> int:
+    """Round ``array`` (C, X, Y, Z) in place and clip it to the stored type of ``case``: what a reader of the file sees.
+
+    Returns:
+        How many values had to be clipped. Float types are left alone.
+    """
+    dtype = np.dtype(case.dtype)
+    return 0 if dtype.kind == "f" else round_and_clip(array, *float32_limits(dtype))
+
+
 def write_itk(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> int:
     """Write a super-resolved ``(C, X, Y, Z)`` array in the stored type of ``case``, whole or not at all.
 
@@ -93,10 +103,9 @@ def write_itk(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> in
     Raises:
         OSError: the file cannot be written; no part of it stays.
     """
-    dtype = np.dtype(case.dtype)
-    clipped = 0 if dtype.kind == "f" else round_and_clip(array, *float32_limits(dtype))
+    clipped = fit_itk(array, case)
     header, reader = read_header(case.source), _reader(case.source)
-    stored = array.transpose(3, 2, 1, 0).astype(dtype)
+    stored = array.transpose(3, 2, 1, 0).astype(np.dtype(case.dtype))
     is_vector, dims = _is_vector(reader) or len(array) > 1, reader.GetDimension()
     image = sitk.GetImageFromArray(
         stored.reshape(stored.shape[3 - dims : 3] + stored.shape[3:] * is_vector), isVector=is_vector

@@ -92,6 +92,18 @@ def fit_to_stored_type(array: np.ndarray, case: Case) -> int:
     return round_and_clip(array, *((-high, -low) if case.slope < 0 else (low, high)))
 
 
+def to_real_nifti(array: np.ndarray, case: Case) -> int:
+    """Make of values ``(C, X, Y, Z)`` of :func:`read_nifti`, in place, what a reader of the saved file sees.
+
+    Returns:
+        How many values had to be clipped to the stored type.
+    """
+    clipped = fit_to_stored_type(array, case)
+    array *= abs(case.slope)  # of a negative one the reader took the sign
+    array += case.intercept
+    return clipped
+
+
 def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> int:
     """Write a super-resolved ``(C, X, Y, Z)`` array in the stored type and header of ``case``, whole or not at all.
 

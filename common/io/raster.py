@@ -69,6 +69,15 @@ def read_raster(
     return values.transpose(2, 1, 0)[..., None], case
 
 
+def fit_raster(array: np.ndarray, case: Case) -> int:
+    """Round ``array`` (C, X, Y, 1) in place and clip it to the bit depth of ``case``: what is seen of the saved file.
+
+    Returns:
+        How many values had to be clipped.
+    """
+    return round_and_clip(array, *float32_limits(np.dtype(case.dtype)))
+
+
 def write_raster(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> int:
     """Write a super-resolved ``(C, X, Y, 1)`` array in the bit depth of ``case``, whole or not at all.
 
@@ -89,7 +98,7 @@ def write_raster(array: np.ndarray, case: Case, path: str | os.PathLike[str]) ->
     header = _read_header(case.source)
     if len(array) != header.colours:
         raise ValueError(f"{case.source}: the result must have {header.colours} channels, got {len(array)}; use NIfTI")
-    clipped = round_and_clip(array, *float32_limits(header.dtype))
+    clipped = fit_raster(array, case)
     stored = array[..., 0].transpose(2, 1, 0).astype(header.dtype)
     if header.white_is_zero:
         stored = np.invert(stored)

@@ -127,15 +127,20 @@ class CaseSaveImaged(SaveImaged):
             values = d[key].as_tensor().numpy(force=True)
             clipped = write_image(values, case, path, self.provenance)
             d[key] = MetaTensor(torch.from_numpy(values), meta=d[key].meta)  # what follows sees what was saved
-            if clipped:
-                text = f"{clipped} values outside the stored range ({np.dtype(case.dtype).name}) were clipped to it"
-                warnings.warn(text, CaseWarning, stacklevel=2)
+            warn_of_clipped(clipped, case)
             d[key].meta["saved_to"] = str(path)
         return d
 
     def path_of(self, source: str | os.PathLike[str], suffix: str) -> Path:
         """Where the result of ``source`` goes; see :func:`output_path`."""
         return output_path(source, suffix, self.output_dir, self.output_postfix, self.data_root_dir)
+
+
+def warn_of_clipped(clipped: int, case: Case) -> None:
+    """Say how many values were clipped to the stored type, if any were."""
+    if clipped:
+        text = f"{clipped} values outside the stored range ({np.dtype(case.dtype).name}) were clipped to it"
+        warnings.warn(text, CaseWarning, stacklevel=3)
 
 
 def exists_already(path: str | os.PathLike[str]) -> str:

@@ -22,7 +22,8 @@ RESIDUAL = "consistency_residual"
 class PlaceOnSuperResolvedGridd(MapTransform):
     """Give an SR image ``(C, X, Y, Z)`` the affine of the SR grid, and the rest of the meta data of its LR image.
 
-    Both grids share their edges; the affine follows from the true ratio of sizes.
+    Both grids share their edges; the affine follows from the true ratio of sizes. The LR image keeps its own;
+    its meta data name the SR grid as the one to return to, which MONAI Label takes from there.
 
     Args:
         keys: SR images.
@@ -42,6 +43,7 @@ class PlaceOnSuperResolvedGridd(MapTransform):
             # MONAI's writers take original_affine and spatial_shape as the grid to return to: it is this one
             meta = {**low.meta, "original_affine": affine, "spatial_shape": np.asarray(size)}
             d[key] = MetaTensor(d[key], meta={**meta, "affine": torch.from_numpy(affine)})
+            d[self.ref_key] = MetaTensor(low, meta=meta)
         return d
 
 

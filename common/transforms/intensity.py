@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
@@ -55,8 +56,10 @@ def _power_of_two(span: float) -> float:
 class NormalizeIntensityExactlyd(MapTransform):
     """Map each channel of an image ``(C, *spatial)`` by :func:`exact_unit_map`, and note the map in its meta data.
 
+    The image may be of any type, as a host gives it, and becomes float32.
+
     Raises:
-        ValueError: the image holds NaN or infinite values.
+        ValueError: the image holds NaN, infinite values, or integers that do not fit in float32.
     """
 
     def __init__(self, keys: KeysCollection) -> None:
@@ -66,13 +69,8 @@ class NormalizeIntensityExactlyd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             image = d[key]
-            plain = image.as_tensor() if isinstance(image, MetaTensor) else image
             meta = dict(image.meta) if isinstance(image, MetaTensor) else {}
-            if not torch.isfinite(plain).all():
-                raise ValueError(
-                    f"{meta.get('filename_or_obj', key)}: intensities must be finite, got NaN or infinity; "
-                    "replace those voxels (for example by 0) and run again"
-                )
+            plain = _as_float32(image, str(meta.get("filename_or_obj", key)))
             maps = [exact_unit_map(channel) for channel in plain]
             mapped = torch.stack([(x - offset) / factor for x, (offset, factor) in zip(plain, maps, strict=True)])
             if any(not torch.equal(y * f + o, x) for x, y, (o, f) in zip(plain, mapped, maps, strict=True)):
@@ -81,6 +79,23 @@ class NormalizeIntensityExactlyd(MapTransform):
             meta[OFFSET], meta[FACTOR] = torch.tensor(maps, dtype=torch.float64).unbind(1)
             d[key] = MetaTensor(mapped, meta=meta)
         return d
+
+
+def _as_float32(image: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
+    """The values of ``image``, float32; raises ``ValueError`` where one is not finite, or an integer does not fit."""
+    given = image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)
+    plain = given.float()
+    if not torch.isfinite(plain).all():
+        raise ValueError(
+            f"{name}: intensities must be finite, got NaN or infinity; replace those voxels (for example by 0) and run "
+            "again"
+        )
+    if not given.is_floating_point() and not torch.equal(plain.double(), given.double()):
+        raise ValueError(
+            f"{name}: every {given.dtype} value must fit in float32, got some that do not; "
+            "convert the image to float32 or a 16-bit type if that loss is acceptable"
+        )
+    return plain
 
 
 class RestoreIntensityd(MapTransform):

@@ -71,6 +71,26 @@ def write_dicom(
     return clipped
 
 
+def to_real_dicom(array: np.ndarray, case: Case) -> int:
+    """Make of values ``(1, X, Y, Z)`` of a series, in place, what a reader of that of :func:`write_dicom` sees.
+
+    Those are real values, on the modality's own scale whatever is displayed bright; padding as in the source.
+
+    Returns:
+        How many values had to be clipped to the stored bits.
+
+    Raises:
+        ValueError: the source has changed, or is damaged.
+    """
+    clipped = 0
+    for number, plane in enumerate(_planes(case)):
+        view = array[0, :, :, number].T
+        stored, lost = _fit(view, plane, case)
+        view[:] = plane.scale.to_real(_with_padding(stored, plane))
+        clipped += lost
+    return clipped
+
+
 def _planes(case: Case) -> list[_Plane]:
     planes, dataset, frames, path = [], Dataset(), None, ""
     for part in case.parts:
