@@ -128,7 +128,7 @@ class SuperResolutionOperator(MonaiBundleInferenceOperator):  # type: ignore[mis
         volume = volume_of(array, metadata, self._shown)
         channels = self._inputs[name]["num_channels"]
         if len(volume) != channels:
-            raise ValueError(f"{self._shown}: the network takes {channels} channels, got {len(volume)}; choose some")
+            raise ValueError(f"{self._shown}: the network takes {channels} channels, got {len(volume)}; hand in those")
         return volume, dict(volume.meta)
 
     def _send_output(self, value: Any, name: str, metadata: Any, op_output: Any, context: Any) -> None:

@@ -186,7 +186,7 @@ def operate(bundle, monkeypatch):
 def test_a_hosts_image_keeps_values_and_field_of_view(operate, bundle):
     affine, values = oblique((0.9, 0.9, 4)), (blobs((10, 12, 3)) * 250).astype(np.uint8)
     results = [operate(values, {"affine": affine}, model=model) for model in (bundle.folder, bundle.scripted)]
-    results.append(operate(values.astype(np.float32), {"affine": affine}))
+    results.append(operate(values.astype(np.float32), {"affine": affine}, model=bundle.folder.parent))
     for result in results:
         array, metadata = result.asnumpy(), result.metadata()
         assert array.dtype == np.float32 and array.shape == (3, 48, 40)
