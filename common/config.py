@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -29,9 +30,13 @@ def running_config() -> dict[str, Any] | None:
     return None
 
 
-def config_sha256() -> str | None:
-    """SHA-256 of :func:`running_config` without what changes no result: paths, and how a worklist is gone through."""
-    config = running_config()
+def config_sha256(config: Mapping[str, Any] | None = None) -> str | None:
+    """SHA-256 of a configuration without what changes no result: paths, and how a worklist is gone through.
+
+    Args:
+        config: settings overridden, nothing evaluated; None for :func:`running_config`.
+    """
+    config = running_config() if config is None else config
     if config is None:
         return None
     settings = {key: value for key, value in config.items() if key not in PLACES + PACE}
@@ -52,3 +57,31 @@ def check_settings() -> None:
         similar = difflib.get_close_matches(name, used - {name}, n=1, cutoff=0.8)
         if name not in used and not refers and similar and similar[0] in config:
             raise ValueError(f"--{name}: there is no such setting; did you mean --{similar[0]}?")
+
+
+def split_settings(argv: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """What a command line has beside settings, and the settings, given as ``--memory_mb 2000``.
+
+    Args:
+        argv: words of the command line.
+        names: of settings; values are JSON, or else text.
+
+    Raises:
+        ValueError: a value is missing.
+    """
+    rest: list[str] = []
+    settings: dict[str, Any] = {}
+    words = iter(argv)
+    for word in words:
+        key = word.removeprefix("--")
+        if word == key or key not in names:
+            rest.append(word)
+            continue
+        value = next(words, None)
+        if value is None:
+            raise ValueError(f"{word}: must be followed by a value, got none; give one")
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return rest, settings
