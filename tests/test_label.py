@@ -16,14 +16,12 @@ from monai.bundle import ConfigParser
 from common.info import find_bundles
 from common.io.archive import sha256
 from common.io.itk import read_itk
-from common.packing.members import gather
-from common.packing.naming import nameless
-from common.packing.pack import add_environment, finish, named
 from tests.dicom_samples import ct_series
 from tests.dicom_series import read_back
 from tests.helpers import blobs, oblique, run_module, save_nifti
 from tests.label import Label, label_python, label_server, unpack_app
 from tests.orthanc import DICOMWEB, orthanc_server
+from tests.packed import pack_quickly
 
 pytestmark = pytest.mark.slow
 SCALES = (2, 4)
@@ -43,10 +41,7 @@ def pack_smallest(folder: Path, scale: int) -> Path:
     about = {"sha256": sha256(weights), "scale": scale, "licence": "none", "data": "nothing"}
     metadata["weights"] = {weights.name: about}
     (copy / "configs" / "metadata.json").write_text(json.dumps(metadata))
-    packed = named(gather(copy, f"inference_x{scale}", nameless(source.name)))
-    add_environment(packed)
-    finish(packed, folder / f"{packed.name}.zip")
-    return folder / f"{packed.name}.zip"
+    return pack_quickly(copy, folder, f"inference_x{scale}")
 
 
 def save_random_weights(configs: list[Path], path: Path) -> None:

@@ -4,6 +4,8 @@ The ways are MONAI's runner in the repository, a packed bundle with and without 
 MONAI Deploy. What is not installed is skipped; the message says how to have it.
 """
 
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 
 from common.packing.pack import pack
 from tests.helpers import INFERENCE, blobs, oblique, run_module, save_nifti
+from tests.label import label_python, label_server, unpack_app
 from tests.packed import unpack
 
 pytestmark = pytest.mark.slow
@@ -94,11 +97,30 @@ def onnx(root: Path, out: Path) -> None:
     runner(root, out, network_def=network, weights="none", batch_size=1, memory_mb="$None")
 
 
+def label(root: Path, out: Path) -> None:
+    python = label_python()
+    app = unpack_app(python, root / "label", [next((root / "dist").glob("rdst_v*.zip"))])
+    with label_server(python, app, root / "in") as server:
+        server.infer("rdst", "a", out / "a_srx4.nii.gz")
+
+
+def deploy(root: Path, out: Path) -> None:
+    python = os.environ.get("SR_DEPLOY_PYTHON")
+    if not python or not Path(python).is_file():
+        pytest.skip("MONAI Deploy is not here: README, In MONAI Deploy; set SR_DEPLOY_PYTHON to its python")
+    (package,) = (path.name for path in (root / "rdst").glob("sr_*"))
+    words = ["-m", f"{package}.common.deploy", "-i", str(root / "in"), "-o", str(out), "-m", "."]
+    done = subprocess.run([python, *words], cwd=root / "rdst", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 WAYS: dict[str, Callable[[Path, Path], None]] = {
     "packed": packed,
     "packed without code": packed_without_code,
     "TorchScript": torchscript,
     "ONNX": onnx,
+    "MONAI Label": label,
+    "MONAI Deploy": deploy,
 }
 
 
