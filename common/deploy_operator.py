@@ -101,9 +101,7 @@ class SuperResolutionOperator(MonaiBundleInferenceOperator):  # type: ignore[mis
             if key not in self.parser.get():
                 raise ValueError(f"{key}: must be a setting of {name}, got {value}; see its inference.json")
             if key == "ckpt_path" and not self.bundle_path.is_dir():
-                raise ValueError(
-                    f"ckpt_path: {name} has weights of its own, got {value}; pass -m BUNDLE_FOLDER"
-                )
+                raise ValueError(f"ckpt_path: {name} has weights of its own, got {value}; pass -m BUNDLE_FOLDER")
             self.parser[key] = value
         context = self.app_context
         self.parser["dataset_dir"], self.parser["output_dir"] = str(context.input_path), str(context.output_path)

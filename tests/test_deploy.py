@@ -213,6 +213,18 @@ def test_a_plane_is_one_slice_and_what_has_no_place_is_refused(operate, bundle):
         operate(VALUES, {"affine": np.eye(4)}, settings={"no_such": 1})
 
 
+def test_weights_of_the_users_own_serve_in_place_of_the_bundles(operate, bundle, tmp_path):
+    state = torch.load(bundle.folder / WEIGHTS, weights_only=True)
+    torch.save({key: value * 1.1 for key, value in state.items()}, tmp_path / "mine.pt")
+    image, settings = (
+        (VALUES.astype(np.float32), {"affine": oblique((0.9, 0.9, 4))}),
+        {"ckpt_path": str(tmp_path / "mine.pt")},
+    )
+    assert not np.allclose(operate(*image).asnumpy(), operate(*image, settings=settings).asnumpy())
+    with pytest.raises(ValueError, match=r"ckpt_path: .*model\.ts has weights of its own, got .*mine\.pt"):
+        operate(*image, model=bundle.scripted, settings=settings)
+
+
 @pytest.mark.parametrize("square", [True, False])
 def test_the_sdks_own_reader_serves_where_its_geometry_is_right(operate, tmp_path, square):
     names = ("dicom_data_loader_operator", "dicom_series_selector_operator", "dicom_series_to_volume_operator")
