@@ -12,6 +12,9 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from .seal import PACKAGE
+
+PACKED = re.compile(rf"\b{PACKAGE.pattern}\.(\w+)")  # a module of a packed bundle
 PLACES = ("dataset_dir", "output_dir", "bundle_root", "ckpt_path", "_meta_")  # say where, not how
 PACE = ("resume", "read_ahead", "batch_size", "memory_mb", "device")  # say when and where at work, not what comes out
 
@@ -31,7 +34,9 @@ def running_config() -> dict[str, Any] | None:
 
 
 def config_sha256(config: Mapping[str, Any] | None = None) -> str | None:
-    """SHA-256 of a configuration without what changes no result: paths, and how a worklist is gone through.
+    """SHA-256 of a configuration without what changes no result: paths, comments, how a worklist is gone through.
+
+    A packed bundle, whose code has another name, has the same as in the repository.
 
     Args:
         config: settings overridden, nothing evaluated; None for :func:`running_config`.
@@ -39,8 +44,13 @@ def config_sha256(config: Mapping[str, Any] | None = None) -> str | None:
     config = running_config() if config is None else config
     if config is None:
         return None
-    settings = {key: value for key, value in config.items() if key not in PLACES + PACE}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    settings = {key: value for key, value in config.items() if key not in PLACES + PACE and not key.startswith("_")}
+    text = PACKED.sub(_name_in_repository, json.dumps(settings, sort_keys=True, default=str))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _name_in_repository(module: re.Match[str]) -> str:
+    return "common" if module[3] == "common" else f"bundles.{module[1]}.{module[3]}"
 
 
 def check_settings() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.journal import read_lines
 from common.packing.pack import pack
 from tests.helpers import INFERENCE, blobs, oblique, run_module, save_nifti
 from tests.label import label_python, label_server, unpack_app
@@ -128,6 +129,12 @@ WAYS: dict[str, Callable[[Path, Path], None]] = {
 def test_the_image_is_the_same(way, folder, tmp_path):
     WAYS[way](folder, tmp_path)
     check_same(next(tmp_path.glob("*.nii.gz")), folder / "runner" / "a_srx4.nii.gz")
+
+
+def test_settings_have_the_same_hash_packed_and_not(folder, tmp_path):
+    packed(folder, tmp_path)
+    (one,), (other,) = read_lines(tmp_path), read_lines(folder / "runner")
+    assert one["config_sha256"] == other["config_sha256"] and one["weights_sha256"] == other["weights_sha256"]
 
 
 def check_same(found: Path, expected: Path) -> None:
