@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 from common.info import find_bundles, info
 from common.picture import draw_case
 from tests.helpers import INFERENCE, ROOT, blobs, oblique, save_nifti
+from tests.packed import pack_quickly, unpack
 
 README = (ROOT / "README.md").read_text()
 
@@ -37,6 +38,14 @@ def installed_elsewhere() -> bool:
 def image(tmp_path_factory) -> Path:
     values = (blobs((20, 17, 2)) * 4000).astype(np.int16)
     return save_nifti(tmp_path_factory.mktemp("in") / "a.nii.gz", values, oblique((0.9, 0.9, 4)))
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    """RDST packed, and unpacked beside it."""
+    path = pack_quickly(find_bundles()["rdst"], tmp_path_factory.mktemp("dist"))
+    unpack(path, path.parent)
+    return path
 
 
 @pytest.mark.parametrize("where", ["repository", "elsewhere"])
@@ -100,7 +109,7 @@ def test_every_option_in_the_readme_is_a_setting_of_the_config():
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("python -m ")])
-def test_the_python_commands_of_the_readme_run(command, image, tmp_path):
+def test_the_python_commands_of_the_readme_run(command, image, archive, tmp_path):
     for split in ("train", "val", "test"):
         (tmp_path / "DATA" / split).mkdir(parents=True)
         values = (blobs((60, 50, 4), seed=len(split)) * 1000).astype(np.int16)
@@ -110,6 +119,10 @@ def test_the_python_commands_of_the_readme_run(command, image, tmp_path):
         "OUT": str(tmp_path / "OUT"),
         "DATA": str(tmp_path / "DATA"),
         "runs/mine": str(tmp_path / "run"),
+        "dist": str(tmp_path / "dist"),
+        "file:///path/to/rdst_v0.1.0.zip": archive.as_uri(),
+        ".": str(tmp_path / "bundles"),
+        "rdst/configs/inference.json": str(archive.parent / "rdst" / "configs" / "inference.json"),
     }
     words = [names.get(word, word) for word in shlex.split(command)[2:]]
     if any(word.endswith("train.json") for word in words):
@@ -149,7 +162,7 @@ def test_info_lists_parameters_weights_and_licence_without_loading_them(monkeypa
 
 def test_the_commands_are_listed():
     done = run("common")
-    for name in ("info", "demo", "picture", "store-weights", "new"):
+    for name in ("info", "demo", "picture", "store-weights", "new", "pack", "pack-all", "verify", "table"):
         assert name in done.stdout + done.stderr
 
 

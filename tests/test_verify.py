@@ -68,10 +68,10 @@ def test_a_flipped_byte_is_found_wherever_it_changes_a_file(good, tmp_path):
     assert found >= 30
 
 
-def script(names: bytes) -> bytes:
+def script(names: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
     """A TorchScript archive whose pickle asks for what is named."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
+    with zipfile.ZipFile(out, "w", method) as archive:
         archive.writestr("model/data.pkl", b"\x80\x02c" + names + b"\n.")
     return out.getvalue()
 
@@ -136,6 +136,15 @@ CHANGES: dict[str, tuple[Callable[[Members], Members], str]] = {
         lambda m: sealed_again(m | {f"{NAME}/models/model.ts": b"x"}),
         r"models/model\.ts is no TorchScript archive",
     ),
+    "damaged script": (
+        lambda m: sealed_again(m | {f"{NAME}/models/model.ts": script(b"os")}),
+        r"models/model\.ts is no TorchScript archive",
+    ),
+    "compressed script": (
+        lambda m: sealed_again(m | {f"{NAME}/models/model.ts": script(b"torch\nFloatStorage", zipfile.ZIP_DEFLATED)}),
+        r"models/model\.ts is no TorchScript archive: its members must be stored",
+    ),
+    "deep JSON": (lambda m: sealed_again(m | {f"{NAME}/docs/a.json": b"[" * 10**6}), r"code must be called"),
     "second folder": (
         lambda m: m | {"other/a.txt": b""},
         r"must hold one folder and all else in it, got my_method",
