@@ -170,11 +170,11 @@ def _problems_of_weights(members: Mapping[str, bytes]) -> Iterator[str]:
 
 
 def _is_of_tensors(content: bytes) -> bool:
-    if zipfile.is_zipfile(io.BytesIO(content)) and not _is_stored(content):
-        return False
     try:
+        if zipfile.is_zipfile(io.BytesIO(content)) and not _is_stored(content):
+            return False
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError):
         return False
     return isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
 
