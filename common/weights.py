@@ -36,7 +36,9 @@ def load_weights(
     """
     file = Path(path)
     if not file.is_file():
-        raise ValueError(f"{file}: there are no such weights; pass --ckpt_path FILE, or train them first")
+        large = (Path(bundle_root) / "large_files.yml").is_file()
+        fetch = f"python -m monai.bundle download_large_files --bundle_path {bundle_root} fetches them; or " * large
+        raise ValueError(f"{file}: there are no such weights; {fetch}pass --ckpt_path FILE, or train them first")
     digest = sha256(file)
     if file.resolve().parent == (Path(bundle_root) / "models").resolve():
         expected = listed.get(file.name, {}).get("sha256")

@@ -5,12 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
 import torch
 from monai.bundle import download_large_files
+from packaging.specifiers import SpecifierSet
 
 from common.io.archive import sha256
 from common.new import new
@@ -21,7 +22,7 @@ from common.packing.naming import name_of, nameless
 from common.packing.pack import named, pack
 from common.packing.zipped import write_zip
 from common.seal import PACKAGE, check_seal
-from common.weights import store_weights
+from common.weights import load_weights, store_weights
 from tests.packed import NAME, members_of, pack_quickly, small_bundle, unpack
 
 
@@ -53,7 +54,9 @@ def test_the_zip_holds_all_that_a_bundle_needs_in_one_folder(folder, tmp_path):
         *("configs/logging.conf", "docs/README.md", "docs/data_license.txt", "models/model.pt"),
         *(f"{package}/{file}" for file in ("__init__.py", "network.py", "common/run.py", "common/io/dicom/write.py")),
     }
-    assert not any("__pycache__" in file or "templates" in file or file.endswith("model_x2.pt") for file in files)
+    assert not any(
+        "__pycache__" in file or "templates/bundle" in file or file.endswith("model_x2.pt") for file in files
+    )
     text = b"".join(content for name, content in members.items() if name.endswith((".py", ".json")))
     assert not re.search(rb"^\s*(from|import) (common|bundles)\b", text, re.M)
     assert b'"_target_": "common.' not in text and b'"_target_": "bundles.' not in text
@@ -93,10 +96,11 @@ def test_the_name_of_the_code_follows_from_every_byte_of_the_content(folder):
     packed = gather(folder, None, nameless(NAME))
     name = name_of(packed.members, NAME)
     assert named(packed).package == name == name_of(dict(reversed(packed.members.items())), NAME)
+    assert name_of(packed.members | {"sbom.cdx.json": b"x"}, NAME) == name  # of the machine that packed
     for path, content in packed.members.items():
         changed = packed.members | {path: content + b"\n"}
         assert name_of(changed, NAME) != name, path
-    assert name_of(packed.members | {"models/model.ts": b"x"}, NAME) == name  # never twice the same
+    assert name_of(packed.members | {"models/model.ts": b"x"}, NAME) != name
 
 
 def test_the_same_members_give_the_same_bytes(tmp_path):
@@ -114,7 +118,11 @@ def test_a_bundle_packs_to_the_same_bytes_again(folder, tmp_path):
 
 def test_the_environment_is_pinned_at_what_is_installed_and_the_bill_names_all_of_it(folder, tmp_path):
     members = members_of(pack_quickly(folder, tmp_path))
-    pins = dict(line.split("==") for line in members[f"{NAME}/constraints.txt"].decode().splitlines())
+    lines = members[f"{NAME}/constraints.txt"].decode().splitlines()
+    pins = dict(line.split(";")[0].split("==") for line in lines)
+    for line in lines:  # what cannot be had for the oldest Python is not asked of it
+        needs = SpecifierSet(metadata(line.split("==")[0])["Requires-Python"] or "")
+        assert ("python_version" in line) != needs.contains("3.10")
     assert pins["monai"] == version("monai") and pins["torch"] == version("torch").split("+")[0]
     assert "ruff" not in pins and "pytest" not in pins
     bill = json.loads(members[f"{NAME}/sbom.cdx.json"])
@@ -144,10 +152,10 @@ def test_a_bundle_without_licence_or_card_is_refused(path, bundle, found, tmp_pa
     assert not (tmp_path / "dist").exists()
 
 
-@pytest.mark.parametrize("overlay", ["inference_x3", "inference", "train", "metadata", "../x", ""])
+@pytest.mark.parametrize("overlay", ["inference_x3", "inference", "train", "metadata", "evaluate", "../x", ""])
 def test_an_overlay_that_does_not_exist_is_refused(overlay, folder, found, tmp_path):
     found(folder)
-    with pytest.raises(ValueError, match=r"overlay: .*configs has evaluate, inference_x2, .*, got"):
+    with pytest.raises(ValueError, match=r"overlay: of inference .*configs has inference_x2, smoke, got"):
         pack(NAME, out=str(tmp_path), overlay=overlay)
 
 
@@ -161,6 +169,24 @@ def test_a_zip_is_not_made_in_its_bundle(out, folder, found):
     found(folder)
     with pytest.raises(ValueError, match=r"out: must not lie in the bundle .*; choose another folder"):
         pack(NAME, out=str(folder / out))
+
+
+def test_weights_that_are_not_listed_are_not_left_out_in_silence(found, tmp_path):
+    new("bare", root=tmp_path)
+    (tmp_path / "bare" / "models").mkdir()
+    (tmp_path / "bare" / "models" / "model.pt").touch()
+    found(tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"model\.pt: is not listed in metadata\.json; store it by python -m common"):
+        pack("bare", out=str(tmp_path))
+
+
+def test_a_document_that_cannot_be_packed_is_named(bundle, found, tmp_path):
+    (bundle / "docs" / "paper.pdf").touch()
+    found(bundle)
+    with pytest.raises(ValueError, match=r"paper\.pdf: cannot be packed, only .*\.png.* can; move it away"):
+        pack(NAME, out=str(tmp_path))
+    with pytest.raises(ValueError, match=r"out: must be a folder, got True; pass --out FOLDER"):
+        pack(NAME, out=True)
 
 
 def test_weights_that_are_not_as_listed_are_refused(bundle, found, tmp_path):
@@ -178,9 +204,9 @@ def test_an_archive_with_other_content_is_not_replaced(bundle, found, tmp_path):
     with pytest.raises(ValueError, match=r"v0\.1\.0\.zip: exists already, with other content; raise the version"):
         pack(NAME, out=str(tmp_path))
     assert first.read_bytes() == before
-    (tmp_path / f"{NAME}_torchscript_v0.1.0.zip").touch()
-    with pytest.raises(ValueError, match=r"torchscript_v0\.1\.0\.zip: exists already; raise the version"):
-        pack(NAME, out=str(tmp_path), torchscript=True)
+    first.write_bytes(before[:1000])
+    with pytest.raises(ValueError, match=r"v0\.1\.0\.zip: exists already, with other content; raise the version"):
+        pack(NAME, out=str(tmp_path))
 
 
 def test_what_has_no_weights_has_no_torchscript(folder, found, tmp_path):
@@ -218,6 +244,10 @@ def test_weights_too_large_for_the_repository_are_named_in_the_zip_and_fetched_b
     digest = large(bundle, url=(tmp_path / "elsewhere.pt").as_uri())
     root = unpack(pack_quickly(bundle, tmp_path / "dist"), tmp_path / "here")
     assert not (root / "models").exists() and "download_large_files" in (root / "README.md").read_text()
+    with pytest.raises(
+        ValueError, match=r"no such weights; python -m monai\.bundle download_large_files --bundle_path"
+    ):
+        load_weights(torch.nn.Identity(), root / "models" / "model.pt", root, {})
     assert json.loads((root / "configs" / "metadata.json").read_text())["weights"]["model.pt"]["sha256"] == digest
     download_large_files(str(root))
     assert (root / "models" / "model.pt").read_bytes() == weights

@@ -25,7 +25,7 @@ def config(value):
         ("from bundles.rdst.network import RDST\n", f"from {NEW}.network import RDST\n"),
         ("from bundles.rdst import network\n", f"from {NEW} import network\n"),
         ("def f():\n    from common.a import b\n", f"def f():\n    from {NEW}.common.a import b\n"),
-        ("from ..errors import a\nfrom . import b\n", None),
+        ("from . import b\nfrom .errors import a\n", None),
         ("import commons\nfrom commonplace.x import y\n", None),
         ('x = "from common.a import b"  # from common.a import b\nlogger = "common.run"\n', None),
     ],
@@ -40,6 +40,23 @@ def test_only_absolute_imports_of_the_project_change(before, after):
 def test_an_import_without_meaning_in_a_packed_bundle_is_refused(source):
     with pytest.raises(ValueError, match=r"a\.py, line 2: cannot be packed; write `from .* import NAME`"):
         code("\n" + source)
+
+
+@pytest.mark.parametrize(
+    ("source", "depth"),
+    [
+        ("from .. import a\n", 1),
+        ("from ...x import a\n", 2),
+        ('import importlib\nimportlib.import_module("common.errors")\n', 1),
+        ("__import__('bundles.rdst.network')\n", 1),
+    ],
+)
+def test_what_reaches_out_of_the_bundle_is_refused(source, depth):
+    with pytest.raises(
+        ValueError, match=r"a\.py, line \d: cannot be packed; import this bundle and common only, by name"
+    ):
+        rewrite_code(source, "rdst", NEW, "a.py", depth)
+    assert rewrite_code("from ..errors import a\n", "rdst", NEW, "a.py", 2) == "from ..errors import a\n"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,11 @@ import torch
 
 from common.io.archive import sha256
 from common.metadata import check_metadata
+from common.packing.environment import runtime_requirements
+from common.packing.members import gather
 from common.packing.naming import name_of, nameless, rename
+from common.packing.pack import add_environment, finish, named
+from common.packing.scripted import needed, without_code
 from common.packing.verify import verify
 from common.packing.zipped import write_zip
 from tests.packed import NAME, members_of, pack_quickly, sealed_again, small_bundle
@@ -107,7 +111,7 @@ CHANGES: dict[str, tuple[Callable[[Members], Members], str]] = {
     ),
     "weights with new sums": (
         lambda m: sealed_again(m | {f"{NAME}/models/model.pt": b"x"}),
-        r"by its content the code must be called",
+        r"models/model\.pt must be listed by metadata\.json with its SHA-256",
     ),
     "config with new sums": (
         lambda m: sealed_again(m | {f"{NAME}/configs/train.json": b"{}"}),
@@ -145,6 +149,25 @@ CHANGES: dict[str, tuple[Callable[[Members], Members], str]] = {
         r"models/model\.ts is no TorchScript archive: its members must be stored",
     ),
     "deep JSON": (lambda m: sealed_again(m | {f"{NAME}/docs/a.json": b"[" * 10**6}), r"code must be called"),
+    "model that no name covers": (
+        lambda m: sealed_again(m | {f"{NAME}/models/model.ts": script(b"torch\nFloatStorage")}),
+        r"by its content the code must be called",
+    ),
+    "address": (
+        lambda m: sealed_again(m | {f"{NAME}/requirements.txt": b"evil @ http://example.org/evil.zip\n"}),
+        r"requirements\.txt must hold names and versions of packages only, got 'evil @",
+    ),
+    "option": (
+        lambda m: sealed_again(m | {f"{NAME}/constraints.txt": b"--extra-index-url http://example.org\n"}),
+        r"constraints\.txt must hold names and versions of packages only, got '--extra",
+    ),
+    "other metadata": (
+        lambda m: sealed_again(m | {f"{NAME}/configs/metadata.json": b'{"weights": []}'}),
+        r"configs/metadata\.json: must have authors",
+    ),
+    "folder": (lambda m: m | {f"{NAME}/docs/": b""}, r"must hold files by their plain paths, got 'my_method/docs/'"),
+    "folder out": (lambda m: m | {"../evil/": b""}, r"a name leads out of the archive"),
+    "odd path": (lambda m: m | {f"{NAME}//y.txt": b""}, r"must hold files by their plain paths"),
     "second folder": (
         lambda m: m | {"other/a.txt": b""},
         r"must hold one folder and all else in it, got my_method",
@@ -191,11 +214,16 @@ class Evil:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("kind", ["pickle", "torch", "list"])
+@pytest.mark.parametrize("kind", ["pickle", "torch", "list", "compressed", "damaged"])
 def test_weights_that_are_more_than_tensors_are_refused_and_not_run(kind, members, tmp_path):
     out = io.BytesIO()
     if kind == "pickle":
         pickle.dump(Evil(tmp_path / "ran"), out)
+    elif kind == "damaged":
+        out.write(b"\x80\x02}q\x00(X\x01\x00\x00\x00ab")
+    elif kind == "compressed":
+        write_zip({"model/data.pkl": members[f"{NAME}/models/model.pt"]}, tmp_path / "compressed.pt")
+        out.write((tmp_path / "compressed.pt").read_bytes())
     else:
         torch.save({"a": Evil(tmp_path / "ran")} if kind == "torch" else [torch.ones(1)], out)
     inner = {path.split("/", 1)[1]: c for path, c in with_weights(dict(members), out.getvalue()).items()}
@@ -230,3 +258,30 @@ def test_metadata_that_lack_something_are_refused(key, value, message, members):
         check_metadata(changed, "m.json")
     with pytest.raises(ValueError, match=r"m\.json: must be a JSON object, got list"):
         check_metadata([], "m.json")
+
+
+@pytest.fixture
+def scripted(tmp_path) -> Members:
+    """A bundle without code."""
+    bundle = small_bundle(tmp_path)
+    packed = named(gather(bundle, None, nameless(NAME)))
+    packed = without_code(packed, script(b"torch\nFloatStorage"))
+    add_environment(packed, needed(runtime_requirements()))
+    finish(packed, tmp_path / "scripted.zip")
+    return members_of(tmp_path / "scripted.zip")
+
+
+@pytest.mark.parametrize("name", ["models/model.ts", "configs/inference.json"])
+@pytest.mark.parametrize("gone", [False, True])
+def test_without_code_the_model_is_that_of_the_config_and_the_config_ours(name, gone, scripted, tmp_path):
+    path = f"{NAME}_torchscript/{name}"
+    changed = (
+        script(b"torch\nHalfStorage") if name.endswith(".ts") else scripted[path].replace(b"glob.glob", b"os.system")
+    )
+    assert changed != scripted[path]
+    others = {key: content for key, content in scripted.items() if key != path}
+    write_zip(sealed_again(others if gone else others | {path: changed}), tmp_path / "bad.zip")
+    with pytest.raises(
+        ValueError, match=r"bad\.zip: (configs/inference\.json must be that of bundles|must hold configs)"
+    ):
+        verify(str(tmp_path / "bad.zip"))

@@ -35,9 +35,14 @@ def list_members(path: str | os.PathLike[str]) -> list[str]:
         ValueError: no zip archive, or one that nobody should unpack: names that lead out of it, links, encryption, or
             far more data than its size can hold.
     """
-    members = [member for member in _open(path).infolist() if not member.is_dir()]
-    for member in members:
+    return sorted(os.path.join(path, member.filename) for member in check_archive(path, _open(path)))
+
+
+def check_archive(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The files in the ``archive`` at ``path``; raises ``ValueError`` as :func:`list_members` does."""
+    for member in archive.infolist():
         _check(path, member)
+    members = [member for member in archive.infolist() if not member.is_dir()]
     unpacked = sum(member.file_size for member in members)
     bomb = unpacked > SMALL and unpacked > RATIO * os.path.getsize(path)
     if bomb or unpacked > BYTES or len(members) > MEMBERS:
@@ -45,7 +50,7 @@ def list_members(path: str | os.PathLike[str]) -> list[str]:
             f"{path}: the archive would unpack to {len(members)} files of {unpacked} bytes, which looks like a bomb; "
             "unpack it yourself if you trust it, and pass the folder"
         )
-    return sorted(os.path.join(path, member.filename) for member in members)
+    return members
 
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
@@ -85,14 +90,26 @@ def find_archive(path: str | os.PathLike[str]) -> Path | None:
 def _open(path: str | os.PathLike[str]) -> zipfile.ZipFile:
     try:
         return _archive(str(path), os.stat(path).st_mtime_ns)
-    except ERRORS as error:
-        raise ValueError(f"{path}: not a readable zip archive, got {error}; copy it again, or unpack it") from error
+    except OSError as error:
+        raise ValueError(_unreadable(path, error)) from error
 
 
 @lru_cache(maxsize=4)
 def _archive(path: str, _changed: int) -> zipfile.ZipFile:
     """Kept open: the directory of a large archive takes long to read, and is needed for every member."""
-    return zipfile.ZipFile(path)
+    return open_archive(path)
+
+
+def open_archive(path: str | os.PathLike[str]) -> zipfile.ZipFile:
+    """A zip archive to be closed by the caller; raises ``ValueError`` where it is none."""
+    try:
+        return zipfile.ZipFile(path)
+    except ERRORS as error:
+        raise ValueError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> str:
+    return f"{path}: not a readable zip archive, got {error}; copy it again, or unpack it"
 
 
 def _check(path: str | os.PathLike[str], member: zipfile.ZipInfo) -> None:

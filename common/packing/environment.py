@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 PROJECT = "medical-sr-bundles"
 EXTRAS = ("dicom",)  # decoders: a clinic needs them
+OLDEST, NEXT = Version("3.10"), Version("3.11")  # Python: what setup.cfg asks for, and what comes after
 SPECIFICATION = "1.6"  # of CycloneDX
 
 
@@ -25,6 +27,7 @@ class Package:
     name: str
     version: str
     licence: str
+    python: str
     needs: tuple[str, ...]
 
     @property
@@ -70,9 +73,10 @@ def installed(requirements: Sequence[str]) -> dict[str, Package]:
         open_ += [(need, name) for need in needs if (need.name, tuple(sorted(need.extras))) not in done]
         done |= {(need.name, tuple(sorted(need.extras))) for need in needs}
         earlier = found[name].needs if name in found else ()
+        python = str(distribution.metadata["Requires-Python"] or "")
         names = sorted({*earlier, *(str(canonicalize_name(need.name)) for need in needs)})
         public = Version(distribution.version).public  # without +cpu, which no index has
-        found[name] = Package(distribution.metadata["Name"], public, _licence(distribution), tuple(names))
+        found[name] = Package(distribution.metadata["Name"], public, _licence(distribution), python, tuple(names))
     return dict(sorted(found.items()))
 
 
@@ -91,26 +95,43 @@ def _licence(distribution: importlib.metadata.Distribution) -> str:
 
 
 def constraints(packages: Mapping[str, Package]) -> str:
-    """Text of a constraints file for pip."""
-    return "".join(f"{package.name}=={package.version}\n" for package in packages.values())
+    """Text of a constraints file for pip; a version that needs a newer Python than the oldest is for that one only."""
+    lines = []
+    for package in packages.values():
+        least = max((Version(s.version) for s in SpecifierSet(package.python) if s.operator == ">="), default=OLDEST)
+        marker = f'; python_version >= "{least.major}.{least.minor}"' if least >= NEXT else ""
+        lines.append(f"{package.name}=={package.version}{marker}\n")
+    return "".join(lines)
 
 
-def sbom(name: str, metadata: Mapping[str, Any], packages: Mapping[str, Package], roots: Sequence[str]) -> str:
+def sbom(
+    name: str,
+    metadata: Mapping[str, Any],
+    packages: Mapping[str, Package],
+    roots: Sequence[str],
+    models: Mapping[str, str],
+) -> str:
     """Software bill of materials of a packed bundle, CycloneDX JSON: its weights, and every package that it needs.
+
+    Args:
+        name, metadata: of the bundle.
+        packages: from :func:`installed`.
+        roots: what is asked of pip.
+        models: path to SHA-256 of the files that hold weights.
 
     It has no date, and a serial number that follows from its content: the same bundle has the same bill.
     """
-    ref = f"{name}@{metadata['version']}"
+    ref, about = f"{name}@{metadata['version']}", metadata["weights"].get("model.pt", {})
     weights = [
         {
             "type": "machine-learning-model",
-            "bom-ref": f"{ref}/models/{file}",
-            "name": f"models/{file}",
+            "bom-ref": f"{ref}/{path}",
+            "name": path,
             "description": f"trained on {about['data']}",
-            "hashes": [{"alg": "SHA-256", "content": about["sha256"]}],
+            "hashes": [{"alg": "SHA-256", "content": digest}],
             "licenses": [{"license": {"name": about["licence"]}}],
         }
-        for file, about in metadata["weights"].items()
+        for path, digest in models.items()
     ]
     libraries = [
         {

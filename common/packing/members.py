@@ -12,12 +12,15 @@ from monai.bundle import ConfigParser
 
 from ..io.archive import sha256
 from ..metadata import check_metadata
+from .naming import BARE, KINDS
 from .rewrite import rewrite_code, rewrite_config
 
 COMMON = Path(__file__).parent.parent
 TEMPLATES = COMMON / "templates"
+BASES = ("inference", "train", "metadata")
 OF_NETWORK = ("network_def", "scale", "in_channels")  # what training and inference have in common
 REQUIRED = ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/metadata.json", "configs/inference.json")
+WITHOUT_CODE = TEMPLATES / "packed" / "inference.json"  # of bundles without code; verify compares theirs with it
 LARGE = "large_files.yml"
 WEIGHTS = "models/model.pt"
 ANYWHERE = "$os.path.join(@bundle_root, 'models', 'model.pt')"
@@ -97,10 +100,13 @@ def _read(path: Path) -> dict[str, Any]:
 def _overlay(configs: Mapping[str, Any], overlay: str | None, folder: Path) -> dict[str, Any]:
     if overlay is None:
         return {}
-    known = [stem for stem in configs if stem not in ("inference", "train", "metadata")]
+    over = {stem: {k: v for k, v in c.items() if k != "_comment"} for stem, c in configs.items() if stem not in BASES}
+    has = set(configs["inference"])
+    known = [stem for stem, c in over.items() if {key.split("#")[0] for key in c} <= has]  # others would do nothing
     if overlay not in known:
-        raise ValueError(f"overlay: {folder / 'configs'} has {', '.join(known) or 'none'}, got {overlay}; name one")
-    return {key: value for key, value in configs[overlay].items() if key != "_comment"}
+        text = f"overlay: of inference {folder / 'configs'} has {', '.join(known) or 'none'}, got {overlay}; name one"
+        raise ValueError(text)
+    return over[overlay]
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,6 +132,8 @@ def _add_weights(packed: Packed, folder: Path, weights: Path | None) -> None:
     listed = packed.metadata["weights"]
     about = listed.get(weights.name) if weights else None
     packed.metadata["weights"] = {"model.pt": about} if about else {}
+    if weights is not None and about is None and weights.is_file():
+        raise ValueError(f"{weights}: is not listed in metadata.json; store it by python -m common store-weights")
     if weights is None or about is None:
         return
     if weights.is_file():
@@ -176,15 +184,19 @@ def _add_files(packed: Packed, folder: Path) -> None:
     paths = [folder / "LICENSE", folder / "configs" / "logging.conf", *sorted((folder / "docs").rglob("*"))]
     for path in paths:
         if path.is_file() and not path.name.startswith("."):
+            if not path.name.endswith(KINDS) and path.name not in BARE:
+                raise ValueError(f"{path}: cannot be packed, only {', '.join(KINDS)} can; move it away or convert it")
             packed.members[path.relative_to(folder).as_posix()] = path.read_bytes()
 
 
 def _add_code(packed: Packed, folder: Path) -> None:
     code = {path.relative_to(folder): path for path in folder.rglob("*.py")}
     code |= {"common" / path.relative_to(COMMON): path for path in COMMON.rglob("*.py")}
+    code = {target: path for target, path in code.items() if not path.is_relative_to(TEMPLATES)}  # of new bundles
     code[Path("__init__.py")] = TEMPLATES / "packed" / "package.py"
     for target, path in sorted(code.items()):
-        if path.is_relative_to(TEMPLATES) and target != Path("__init__.py"):
-            continue  # of new bundles
-        text = rewrite_code(path.read_text(encoding="utf-8"), packed.bundle, packed.package, str(path))
+        depth = len(target.parts) - (target.parts[0] == "common")
+        text = rewrite_code(path.read_text(encoding="utf-8"), packed.bundle, packed.package, str(path), depth)
         packed.members[f"{packed.package}/{target.as_posix()}"] = text.encode()
+    kept = f"{packed.package}/{WITHOUT_CODE.relative_to(COMMON.parent).as_posix()}"
+    packed.members[kept] = WITHOUT_CODE.read_bytes()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
 import string
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,9 +20,9 @@ from ..seal import SUMS
 from ..table import variants
 from .environment import constraints, installed, runtime_requirements, sbom
 from .members import TEMPLATES, WEIGHTS, Packed, gather
-from .naming import SCRIPTED, name_of, nameless, rename, sums_of
-from .scripted import SUFFIX, needed, without_code
-from .verify import check_members, package_of, verify
+from .naming import ENVIRONMENT, SCRIPTED, name_of, nameless, rename, rename_script, sums_of
+from .scripted import needed, without_code
+from .verify import check_members, read_members, verify
 from .zipped import write_zip
 
 
@@ -28,7 +32,7 @@ def pack(bundle: str, out: str = "dist", overlay: str | None = None, torchscript
     Args:
         bundle: its name.
         out: folder of the archive, ``<name>_v<version>.zip``; made where it is missing.
-        overlay: a config that lies over inference, e.g. ``inference_x2``; it becomes a part of the packed one, and its
+        overlay: a config that lies over inference, e.g. ``full``; it becomes a part of the packed one, and its
             weights become ``models/model.pt``.
         torchscript: leave out all code, for platforms that refuse it; the README in the archive says what is lost.
 
@@ -39,21 +43,22 @@ def pack(bundle: str, out: str = "dist", overlay: str | None = None, torchscript
         ValueError: no such bundle or overlay, no licence or card, weights that do not fit, ``out`` in the bundle, or
             an archive of this name with other content is there.
     """
+    if not isinstance(out, str):  # --out alone
+        raise ValueError(f"out: must be a folder, got {out}; pass --out FOLDER")
     folder, target, torchscript = _bundle(bundle), Path(out), as_flag(torchscript, "torchscript")
     if target.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"out: must not lie in the bundle {folder}, got {target}; choose another folder")
-    packed, roots = named(gather(folder, overlay, nameless(bundle))), runtime_requirements()
+    packed, roots = gather(folder, overlay, nameless(bundle)), runtime_requirements()
     check_name(packed.name)
     if torchscript and not packed.has_weights:
         raise ValueError(f"{packed.name}: must have weights to be packed as TorchScript; train it, and store them")
-    path = target / f"{packed.name}{SUFFIX if torchscript else ''}_v{packed.metadata['version']}.zip"
-    _refuse_other(path, "" if torchscript else packed.package)
     if packed.has_weights:
         packed.members[SCRIPTED] = export(packed)
+    packed = named(packed)
     if torchscript:
         packed, roots = without_code(packed, packed.members[SCRIPTED]), needed(roots)
     add_environment(packed, roots)
-    return finish(packed, path)
+    return finish(packed, target / f"{packed.name}_v{packed.metadata['version']}.zip")
 
 
 def pack_all(out: str = "dist") -> str:
@@ -62,9 +67,14 @@ def pack_all(out: str = "dist") -> str:
 
 
 def finish(packed: Packed, path: Path) -> str:
-    """Seal, write and check the archive."""
+    """Seal, check and write the archive.
+
+    Raises:
+        ValueError: an archive of this name and version, but with other content, is there.
+    """
     packed.members[SUMS] = sums_of(packed.members)
     check_members(packed.members, str(path))
+    _refuse_other(path, packed)
     write_zip({f"{packed.name}/{name}": content for name, content in packed.members.items()}, path)
     return verify(str(path))
 
@@ -85,13 +95,14 @@ def named(packed: Packed) -> Packed:
 def add_environment(packed: Packed, roots: list[str]) -> None:
     """What pip needs, the bill of materials and the page for whoever installs it; the name does not depend on them."""
     packages = installed(roots)
+    models = {p: hashlib.sha256(packed.members[p]).hexdigest() for p in (WEIGHTS, SCRIPTED) if p in packed.members}
     packed.members["requirements.txt"] = "".join(f"{line}\n" for line in roots).encode()
     packed.members["constraints.txt"] = constraints(packages).encode()
-    packed.members["sbom.cdx.json"] = sbom(packed.name, packed.metadata, packages, roots).encode()
-    packed.members["README.md"] = _readme(packed).encode()
+    packed.members["sbom.cdx.json"] = sbom(packed.name, packed.metadata, packages, roots, models).encode()
+    packed.members["README.md"] = _readme(packed, models).encode()
 
 
-def _readme(packed: Packed) -> str:
+def _readme(packed: Packed, models: Mapping[str, str]) -> str:
     metadata = packed.metadata
     about = metadata["weights"].get("model.pt")
     image = metadata["network_data_format"]["inputs"]["image"]
@@ -100,7 +111,9 @@ def _readme(packed: Packed) -> str:
         "package": packed.package,
         "scale": metadata["scale"][0],
         "modality": image.get("modality", "any"),
-        "weights": f"trained on {about['data']}; SHA-256 {about['sha256']}" if about else "none",
+        "weights": f"trained on {about['data']}" if about else "none",
+        "sums": "; ".join(f"{path} {digest}" for path, digest in models.items()) or "none",
+        "platform": f"Python {platform.python_version()} on {platform.system()} {platform.machine()}",
         "licence": about["licence"] if about else "none",
         "without": "" if packed.has_weights else _WITHOUT[bool(about)],
     }
@@ -126,19 +139,26 @@ def export(packed: Packed) -> bytes:
         words = ["ckpt_export", "--net_id", "network_def", "--filepath", SCRIPTED, "--ckpt_file", WEIGHTS]
         words += ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
         command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", *words]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}  # or TorchScript has its attributes in any order
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
         if done.returncode or not (root / SCRIPTED).is_file():
             raise ValueError(
                 f"{packed.name}: its network cannot be exported as TorchScript with its weights; mend network.py or "
                 f"store weights that fit:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
             )
-        return (root / SCRIPTED).read_bytes()
+        return rename_script((root / SCRIPTED).read_bytes())
 
 
-def _refuse_other(path: Path, package: str) -> None:
+def _refuse_other(path: Path, packed: Packed) -> None:
     """An archive of the same name and version is only replaced by the same content."""
-    if path.exists() and (not package or package_of(path) != package):
+    if not path.exists():
+        return
+    try:
+        found = read_members(path)[1]
+    except ValueError:
+        found = {}
+    if any(found.get(name) != packed.members.get(name) for name in {*found, *packed.members} - {SUMS, *ENVIRONMENT}):
         raise ValueError(
-            f"{path}: exists already{', with other content' if package else ''}; raise the version in metadata.json, "
-            "move it away, or choose another --out"
+            f"{path}: exists already, with other content; raise the version in metadata.json, move it away, or choose "
+            "another --out"
         )

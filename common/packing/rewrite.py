@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 
-def rewrite_code(source: str, bundle: str, package: str, name: str) -> str:
+def rewrite_code(source: str, bundle: str, package: str, name: str, depth: int = 1) -> str:
     """Python source with its absolute imports of the project changed; relative ones stay.
 
     Args:
@@ -19,12 +19,16 @@ def rewrite_code(source: str, bundle: str, package: str, name: str) -> str:
         bundle: whose code it is.
         package: the new one.
         name: for messages.
+        depth: of the file in the new package; 1 lies in its folder itself.
 
     Raises:
         ValueError: an import that has no meaning in a packed bundle.
     """
     lines = source.splitlines(keepends=True)
     for node in ast.walk(ast.parse(source, name)):
+        if _reaches_out(node, depth):
+            line = getattr(node, "lineno", 0)
+            raise ValueError(f"{name}, line {line}: cannot be packed; import this bundle and common only, by name")
         for module in _imported(node):
             row = node.lineno - 1  # type: ignore[attr-defined]
             new = _renamed(module, bundle, package)
@@ -36,6 +40,14 @@ def rewrite_code(source: str, bundle: str, package: str, name: str) -> str:
                 )
             lines[row] = line
     return "".join(lines)
+
+
+def _reaches_out(node: ast.AST, depth: int) -> bool:
+    """Whether a node imports from above the bundle, or by a name that nothing rewrites."""
+    if isinstance(node, ast.ImportFrom):
+        return node.level > depth
+    called = isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")
+    return called and bool(re.match(r"['\"](common|bundles)\b", ast.unparse(node.args[0]) if node.args else ""))  # type: ignore[attr-defined]
 
 
 def _imported(node: ast.AST) -> list[str]:

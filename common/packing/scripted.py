@@ -13,7 +13,6 @@ from .naming import SCRIPTED
 
 KEPT = ("LICENSE", "docs/", "configs/metadata.json", "configs/logging.conf")
 NEEDED = ("monai", "torch", "numpy", "nibabel", "pydicom", "fire")  # of what the code asks for
-SUFFIX = "_torchscript"
 
 
 def without_code(packed: Packed, scripted: bytes) -> Packed:
@@ -25,7 +24,7 @@ def without_code(packed: Packed, scripted: bytes) -> Packed:
     config = json.loads((TEMPLATES / "packed" / "inference.json").read_text(encoding="utf-8"))
     config |= {"scale": packed.inference["scale"], "sha256": hashlib.sha256(scripted).hexdigest()}
     members |= {"configs/inference.json": (json.dumps(config, indent=4) + "\n").encode(), SCRIPTED: scripted}
-    return replace(packed, name=packed.name + SUFFIX, package="", members=members)
+    return replace(packed, name=packed.name + "_torchscript", package="", members=members)
 
 
 def needed(requirements: list[str]) -> list[str]:

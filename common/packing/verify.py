@@ -6,26 +6,29 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import pickletools
+import posixpath
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from packaging.requirements import InvalidRequirement, Requirement
 
-from ..io.archive import list_members, open_file
+from ..io.archive import check_archive, open_archive
 from ..io.archive import sha256 as sha256_of
 from ..metadata import check_metadata
 from ..seal import PACKAGE, SUMS, read_sums
-from .naming import SCRIPTED, name_of, nameless, packages_in, rename
+from .members import WITHOUT_CODE
+from .naming import BARE, KINDS, SCRIPTED, name_of, nameless, packages_in, rename
 
 MEMBERS, BYTES = 10_000, 2 << 30
-KINDS = (".py", ".json", ".md", ".txt", ".yml", ".conf", ".png", ".jpg", ".svg", ".csv", ".pt", ".ts")
-BARE = ("LICENSE", SUMS)  # files without suffix
-NEEDED = ("LICENSE", "README.md", "docs/README.md", "configs/metadata.json", "configs/inference.json", "sbom.cdx.json")
+NEEDED = (
+    *("LICENSE", "README.md", "docs/README.md", "configs/metadata.json", "configs/inference.json"),
+    *("sbom.cdx.json", "requirements.txt", "constraints.txt"),
+)
 SCRIPT_TYPES = re.compile(  # that TorchScript writes
     r"__torch__\.[\w.]+ \w+|torch \w+Storage|torch\._utils _rebuild_tensor\w*|torch\.jit\._pickle \w+"
     r"|collections OrderedDict"
@@ -80,10 +83,13 @@ def check_members(members: Mapping[str, bytes], file: str) -> dict[str, Any]:
     Raises:
         ValueError: what is wrong.
     """
-    for problem in _problems(members):
+    try:
+        problem = next(_problems(members), None)
+    except ValueError as error:
+        problem = str(error)
+    if problem:
         raise ValueError(f"{file}: {problem}; {REMEDY}")
     metadata: dict[str, Any] = _json(members, "configs/metadata.json")
-    check_metadata(metadata, f"{file}: configs/metadata.json")
     return metadata
 
 
@@ -93,27 +99,30 @@ def read_members(file: str | os.PathLike[str]) -> tuple[str, dict[str, bytes]]:
     Raises:
         ValueError: no zip archive, or one that must not be unpacked.
     """
-    paths = [Path(path).relative_to(file).as_posix() for path in list_members(file)]
-    with zipfile.ZipFile(file) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-    if len(paths) > MEMBERS or size > BYTES:
-        raise ValueError(f"{file}: would unpack to {len(paths)} files of {size} bytes; {REMEDY}")
-    if len({path.lower() for path in paths}) < len(paths):
-        raise ValueError(f"{file}: holds two files of one name; {REMEDY}")
-    tops = {path.split("/")[0] for path in paths}
-    if len(tops) != 1 or any("/" not in path for path in paths):
-        raise ValueError(f"{file}: must hold one folder and all else in it, got {', '.join(sorted(tops))}; {REMEDY}")
-    (top,) = tops
-    members = {}
-    for path in paths:
-        with open_file(Path(file) / path) as content:
-            members[path.removeprefix(f"{top}/")] = content.read()
-    return top, members
+    with open_archive(file) as archive:
+        infos = archive.infolist()
+        check_archive(file, archive)
+        for problem in _problems_of_names(infos):
+            raise ValueError(f"{file}: {problem}; {REMEDY}")
+        try:
+            members = {info.filename: archive.read(info) for info in infos}
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+            raise ValueError(f"{file}: damaged, got {error}; copy it again") from error
+    return infos[0].filename.split("/")[0], {name.split("/", 1)[1]: content for name, content in members.items()}
 
 
-def package_of(file: str | os.PathLike[str]) -> str:
-    """The name of the code in a packed bundle, ``""`` where it has none."""
-    return "".join(packages_in(read_members(file)[1]))
+def _problems_of_names(infos: Sequence[zipfile.ZipInfo]) -> Iterator[str]:
+    size = sum(info.file_size for info in infos)
+    if len(infos) > MEMBERS or size > BYTES:
+        yield f"would unpack to {len(infos)} files of {size} bytes"
+    for name in (info.filename for info in infos):
+        if posixpath.normpath(name) != name or "\\" in name:  # a folder ends with a slash
+            yield f"must hold files by their plain paths, got {name!r}"
+    if len({info.filename.lower() for info in infos}) < len(infos):
+        yield "holds two files of one name"
+    tops = {info.filename.split("/")[0] for info in infos}
+    if len(tops) != 1 or any("/" not in info.filename for info in infos):
+        yield f"must hold one folder and all else in it, got {', '.join(sorted(tops)) or 'nothing'}"
 
 
 def _problems(members: Mapping[str, bytes]) -> Iterator[str]:
@@ -125,13 +134,26 @@ def _problems(members: Mapping[str, bytes]) -> Iterator[str]:
     odd = [path for path in members if not path.endswith(KINDS) and path not in BARE]
     if odd:
         yield f"must hold code, configs, documents and weights only, got {', '.join(odd)}"
+    yield from _problems_of_weights(members)  # whose archives are opened to name the code
     yield from _problems_of_code(members)
     for path in (path for path in members if path.endswith(".json")):
         if not isinstance(_json(members, path), dict):
             yield f"{path} must be a JSON object"
     if _json(members, "sbom.cdx.json").get("bomFormat") != "CycloneDX":
         yield "sbom.cdx.json must be a bill of materials in CycloneDX's form"
-    yield from _problems_of_weights(members)
+    yield from _problems_of_requirements(members)
+
+
+def _problems_of_requirements(members: Mapping[str, bytes]) -> Iterator[str]:
+    """Nothing but names and versions: pip would take addresses and options as well."""
+    for path in ("requirements.txt", "constraints.txt"):
+        for line in members[path].decode(errors="replace").splitlines():
+            try:
+                plain = Requirement(line).url is None
+            except InvalidRequirement:
+                plain = False
+            if not plain:
+                yield f"{path} must hold names and versions of packages only, got {line[:80]!r}"
 
 
 def _problems_of_sums(members: Mapping[str, bytes]) -> Iterator[str]:
@@ -146,6 +168,8 @@ def _problems_of_sums(members: Mapping[str, bytes]) -> Iterator[str]:
 
 def _problems_of_code(members: Mapping[str, bytes]) -> Iterator[str]:
     packages = packages_in(members)
+    if not packages:
+        yield from _problems_without_code(members)
     stray = [path for path in members if path.endswith(".py") and path.split("/")[0] not in packages]
     if stray or len(packages) > 1:
         yield f"code must lie in one package sr_<method>_<hash>, got {', '.join(packages + stray)}"
@@ -157,8 +181,19 @@ def _problems_of_code(members: Mapping[str, bytes]) -> Iterator[str]:
             yield f"by its content the code must be called {expected}, got {package}"
 
 
+def _problems_without_code(members: Mapping[str, bytes]) -> Iterator[str]:
+    """The config is ours but for what it says of the model, and the model is that of the config."""
+    config = _json(members, "configs/inference.json")
+    ours = json.loads(WITHOUT_CODE.read_text(encoding="utf-8"))
+    scripted = hashlib.sha256(members.get(SCRIPTED, b"")).hexdigest()
+    if config != ours | {"scale": config.get("scale"), "sha256": scripted}:
+        yield f"configs/inference.json must be that of bundles without code, with the SHA-256 of {SCRIPTED}"
+
+
 def _problems_of_weights(members: Mapping[str, bytes]) -> Iterator[str]:
-    listed = _json(members, "configs/metadata.json").get("weights", {})
+    metadata = _json(members, "configs/metadata.json")
+    check_metadata(metadata, "configs/metadata.json")
+    listed = metadata["weights"]
     for path in (path for path in members if path.endswith(".pt")):
         about = listed.get(path.removeprefix("models/"))
         if about is None or about.get("sha256") != hashlib.sha256(members[path]).hexdigest():
@@ -174,7 +209,7 @@ def _is_of_tensors(content: bytes) -> bool:
         if zipfile.is_zipfile(io.BytesIO(content)) and not _is_stored(content):
             return False
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError):
+    except Exception:  # a pickle that strangers made can fail in any way
         return False
     return isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
 
