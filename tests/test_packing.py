@@ -22,6 +22,7 @@ from common.packing.naming import name_of, nameless
 from common.packing.pack import named, pack
 from common.packing.zipped import write_zip
 from common.seal import PACKAGE, check_seal
+from common.table import variants
 from common.weights import load_weights, store_weights
 from tests.packed import NAME, members_of, pack_quickly, small_bundle, unpack
 
@@ -136,6 +137,16 @@ def test_the_environment_is_pinned_at_what_is_installed_and_the_bill_names_all_o
     assert {ref for d in bill["dependencies"] for ref in d["dependsOn"]} < refs
     asked = members[f"{NAME}/requirements.txt"].decode()
     assert asked.splitlines() == runtime_requirements() and "python-gdcm" in asked and "pytest" not in asked
+
+
+def test_all_are_packed_and_their_sums_written(monkeypatch, folder, tmp_path):
+    packed = []
+    monkeypatch.setattr(packing, "variants", lambda: variants({NAME: folder}))
+    monkeypatch.setattr(packing, "pack", lambda *words: packed.append(words) or "told")
+    path = pack_quickly(folder, tmp_path)
+    assert packing.pack_all(str(tmp_path)) == "told\ntold"
+    assert packed == [(NAME, str(tmp_path), None), (NAME, str(tmp_path), "inference_x2")]
+    assert (tmp_path / "SHA256SUMS").read_text() == f"{sha256(path)}  {path.name}\n"
 
 
 def test_a_package_that_is_not_installed_is_named():

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 from ..errors import as_flag
 from ..info import find_bundles
+from ..io.whole import write_whole
 from ..new import check_name
 from ..seal import SUMS
 from ..table import variants
@@ -62,8 +63,14 @@ def pack(bundle: str, out: str = "dist", overlay: str | None = None, torchscript
 
 
 def pack_all(out: str = "dist") -> str:
-    """Pack every bundle, and each of its overlays ``inference_*`` with weights of its own, into the folder ``out``."""
-    return "\n".join(pack(variant.bundle, out, variant.overlay) for variant in variants())
+    """Pack every bundle, and each of its overlays ``inference_*`` with weights of its own, into the folder ``out``.
+
+    ``SHA256SUMS`` there has the sums of the archives, to be published by another way than they are.
+    """
+    told = [pack(variant.bundle, out, variant.overlay) for variant in variants()]
+    archives = {path.name: path.read_bytes() for path in Path(out).glob("*.zip")}
+    write_whole(Path(out) / SUMS, lambda temporary: temporary.write_bytes(sums_of(archives)))
+    return "\n".join(told)
 
 
 def finish(packed: Packed, path: Path) -> str:
