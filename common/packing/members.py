@@ -51,7 +51,7 @@ class Packed:
 
 
 def gather(folder: Path, overlay: str | None, package: str) -> Packed:
-    """Everything of the bundle in ``folder`` that its name does not depend on, code in the package ``package``.
+    """Everything of the bundle in ``folder`` that the name of its code depends on, but TorchScript.
 
     Args:
         folder: of the bundle.
@@ -78,13 +78,7 @@ def gather(folder: Path, overlay: str | None, package: str) -> Packed:
     packed = Packed(folder.name, name, metadata, configs["inference"], package)
     _add_weights(packed, folder, weights)
     _describe_network(packed)
-    left_out = {overlay, *(stem for stem in configs if stem.startswith("inference_"))}
-    for stem, config in configs.items():
-        if stem not in left_out:
-            text = json.dumps(
-                rewrite_config(config, folder.name, package, f"{stem}.json"), indent=4, ensure_ascii=False
-            )
-            packed.members[f"configs/{stem}.json"] = (text + "\n").encode()
+    _add_configs(packed, {stem: config for stem, config in configs.items() if stem != overlay})
     _add_files(packed, folder)
     _add_code(packed, folder)
     return packed
@@ -178,6 +172,15 @@ def _describe_network(packed: Packed) -> None:
         if tensor["num_channels"] != channels:
             tensor["num_channels"] = channels
             tensor["channel_def"] = {str(i): f"channel {i}" for i in range(channels)}
+
+
+def _add_configs(packed: Packed, configs: Mapping[str, Any]) -> None:
+    """All but overlays that name weights of another zip."""
+    for stem, config in configs.items():
+        if not stem.startswith("inference_"):
+            rewritten = rewrite_config(config, packed.bundle, packed.package, f"{stem}.json")
+            text = json.dumps(rewritten, indent=4, ensure_ascii=False) + "\n"
+            packed.members[f"configs/{stem}.json"] = text.encode()
 
 
 def _add_files(packed: Packed, folder: Path) -> None:
