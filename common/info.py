@@ -30,10 +30,17 @@ def info() -> str:
     return "\n\n".join(_describe(name, folder) for name, folder in bundles.items())
 
 
-def count_parameters(folder: Path) -> int:
-    """Trainable parameters of the network that a bundle's inference config defines, counted without making it."""
+def count_parameters(folder: Path, scale: int | None = None) -> int:
+    """Trainable parameters of the network that a bundle's inference config defines, counted without making it.
+
+    Args:
+        folder: of the bundle.
+        scale: of the network; None for that of the config.
+    """
     parser = ConfigParser()
     parser.read_config(str(folder / "configs" / "inference.json"))
+    if scale is not None:
+        parser["scale"] = scale
     with torch.device("meta"):
         network = parser.get_parsed_content("network_def")
     return sum(p.numel() for p in network.parameters() if p.requires_grad)

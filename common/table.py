@@ -128,7 +128,13 @@ def _cells(variant: Variant, sizes: Mapping[str, str]) -> list[str]:
     modality = metadata["network_data_format"]["inputs"]["image"].get("modality", "any")
     weights = variant.about.get("data", "none: train your own")
     return [
-        *(name, metadata["description"], modality, f"×{scale}", f"{count_parameters(variant.folder):,}"),
+        *(
+            name,
+            metadata["description"],
+            modality,
+            f"×{scale}",
+            f"{count_parameters(variant.folder, variant.about.get('scale')):,}",
+        ),
         *(weights, variant.about.get("licence", "–"), psnr, sizes.get(variant.name, "–")),
     ]
 
