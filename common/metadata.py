@@ -27,7 +27,7 @@ TENSOR = {  # what the specification says of each input and output of the networ
 def check_metadata(metadata: Any, name: str) -> None:
     """Raise ``ValueError`` where the content of the file ``name`` is not a bundle's metadata; the message says what."""
     for problem in _problems(metadata):
-        raise ValueError(f"{name}: {problem}; see docs/README.md of MONAI's bundle specification")
+        raise ValueError(f"{name}: {problem}; see MONAI's bundle specification")
 
 
 def _problems(metadata: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The seal of a packed bundle: SHA-256 of each of its files, compared before any of its code runs.
+"""The seal of a packed bundle: SHA-256 of each of its files, compared before its network and transforms are imported.
 
 It finds damage and careless changes. Who can change a file can change its sum as well: what a stranger may have had in
 hand is compared with the published SHA-256 of the zip (``python -m common verify FILE.zip --sha256 HEX``).

@@ -127,14 +127,9 @@ def _cells(variant: Variant, sizes: Mapping[str, str]) -> list[str]:
     name = f"[{variant.name}](bundles/{variant.bundle}/docs/README.md)"
     modality = metadata["network_data_format"]["inputs"]["image"].get("modality", "any")
     weights = variant.about.get("data", "none: train your own")
+    parameters = count_parameters(variant.folder, variant.about.get("scale"))
     return [
-        *(
-            name,
-            metadata["description"],
-            modality,
-            f"×{scale}",
-            f"{count_parameters(variant.folder, variant.about.get('scale')):,}",
-        ),
+        *(name, metadata["description"], modality, f"×{scale}", f"{parameters:,}"),
         *(weights, variant.about.get("licence", "–"), psnr, sizes.get(variant.name, "–")),
     ]
 

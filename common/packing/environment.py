@@ -121,48 +121,43 @@ def sbom(
 
     It has no date, and a serial number that follows from its content: the same bundle has the same bill.
     """
-    ref, about = f"{name}@{metadata['version']}", metadata["weights"].get("model.pt", {})
-    weights = [
-        {
-            "type": "machine-learning-model",
-            "bom-ref": f"{ref}/{path}",
-            "name": path,
-            "description": f"trained on {about['data']}",
-            "hashes": [{"alg": "SHA-256", "content": digest}],
-            "licenses": [{"license": {"name": about["licence"]}}],
-        }
-        for path, digest in models.items()
-    ]
-    libraries = [
-        {
-            "type": "library",
-            "bom-ref": package.purl,
-            "name": package.name,
-            "version": package.version,
-            "purl": package.purl,
-            "licenses": [{"license": {"name": package.licence}}],
-        }
-        for package in packages.values()
-    ]
+    ref = f"{name}@{metadata['version']}"
+    about = metadata["weights"].get("model.pt", {})
+    weights = [_model(f"{ref}/{path}", path, digest, about) for path, digest in models.items()]
     asked = sorted({packages[canonicalize_name(Requirement(root).name)].purl for root in roots})
     dependencies = [{"ref": ref, "dependsOn": asked + [str(w["bom-ref"]) for w in weights]}]
     dependencies += [{"ref": p.purl, "dependsOn": [packages[n].purl for n in p.needs]} for p in packages.values()]
+    bundle = {"name": name, "version": metadata["version"], "description": metadata["description"]}
+    licence = {"licenses": [{"license": {"id": "Apache-2.0"}}]}
     content = {
         "bomFormat": "CycloneDX",
         "specVersion": SPECIFICATION,
         "version": 1,
-        "metadata": {
-            "component": {
-                "type": "application",
-                "bom-ref": ref,
-                "name": name,
-                "version": metadata["version"],
-                "description": metadata["description"],
-                "licenses": [{"license": {"id": "Apache-2.0"}}],
-            }
-        },
-        "components": weights + libraries,
+        "metadata": {"component": {"type": "application", "bom-ref": ref, **bundle, **licence}},
+        "components": weights + [_library(package) for package in packages.values()],
         "dependencies": dependencies,
     }
     serial = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(content, sort_keys=True))
     return json.dumps({"serialNumber": f"urn:uuid:{serial}", **content}, indent=4) + "\n"
+
+
+def _model(ref: str, path: str, digest: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": ref,
+        "name": path,
+        "description": f"trained on {about['data']}",
+        "hashes": [{"alg": "SHA-256", "content": digest}],
+        "licenses": [{"license": {"name": about["licence"]}}],
+    }
+
+
+def _library(package: Package) -> dict[str, Any]:
+    return {
+        "type": "library",
+        "bom-ref": package.purl,
+        "name": package.name,
+        "version": package.version,
+        "purl": package.purl,
+        "licenses": [{"license": {"name": package.licence}}],
+    }

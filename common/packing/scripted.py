@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from packaging.requirements import Requirement
 
-from .members import TEMPLATES, Packed
+from .members import WITHOUT_CODE, Packed
 from .naming import SCRIPTED
 
 KEPT = ("LICENSE", "docs/", "configs/metadata.json", "configs/logging.conf")
@@ -21,7 +21,7 @@ def without_code(packed: Packed, scripted: bytes) -> Packed:
     What is lost: DICOM out, stored types, the slice axis from the affine, tiles, the consistency check.
     """
     members = {path: content for path, content in packed.members.items() if path.startswith(KEPT)}
-    config = json.loads((TEMPLATES / "packed" / "inference.json").read_text(encoding="utf-8"))
+    config = json.loads(WITHOUT_CODE.read_text(encoding="utf-8"))
     config |= {"scale": packed.inference["scale"], "sha256": hashlib.sha256(scripted).hexdigest()}
     members |= {"configs/inference.json": (json.dumps(config, indent=4) + "\n").encode(), SCRIPTED: scripted}
     return replace(packed, name=packed.name + "_torchscript", package="", members=members)

@@ -250,4 +250,4 @@ def _json(members: Mapping[str, bytes], path: str) -> Any:
     try:
         return json.loads(members[path])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: must be JSON, got {error}; {REMEDY}") from error
+        raise ValueError(f"{path}: must be JSON, got {error}") from error
