@@ -5,9 +5,13 @@ The official schema can only be had from the network; this is our copy of what i
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from .io.whole import write_whole
 
 TEXTS = ("version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors", "copyright")
 OBJECTS = ("changelog", "required_packages_version", "network_data_format", "weights")
@@ -22,6 +26,23 @@ TENSOR = {  # what the specification says of each input and output of the networ
     "is_patch_data": bool,
     "channel_def": Mapping,
 }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises ``ValueError`` where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: must be a JSON file, got {error}; check the path") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold a JSON object, got {type(content).__name__}; mend it")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a config as the bundles have them, whole or not at all."""
+    text = json.dumps(content, indent=4, ensure_ascii=False) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def check_metadata(metadata: Any, name: str) -> None:

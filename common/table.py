@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from .info import count_parameters, find_bundles
 from .io.whole import write_whole
+from .metadata import read_json, write_json
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCK = re.compile(r"(?<=<!-- bundles -->\n).*?(?=<!-- end of bundles -->)", re.S)
@@ -44,11 +44,11 @@ def variants(bundles: Mapping[str, Path] | None = None) -> list[Variant]:
     """What is worth a zip: every bundle, and each of its overlays ``inference_*`` with weights of its own."""
     found = []
     for name, folder in (find_bundles() if bundles is None else bundles).items():
-        listed = _read(folder / "configs" / "metadata.json")["weights"]
+        listed = read_json(folder / "configs" / "metadata.json")["weights"]
         main = "model.pt" if "model.pt" in listed else None
         found.append(Variant(name, folder, None, main, listed.get("model.pt", {})))
         for path in sorted((folder / "configs").glob("inference_*.json")):
-            file = next((file for file in listed if f"'{file}'" in str(_read(path).get("ckpt_path"))), None)
+            file = next((file for file in listed if f"'{file}'" in str(read_json(path).get("ckpt_path"))), None)
             if file:
                 found.append(Variant(name, folder, path.stem, file, listed[file]))
     return found
@@ -67,8 +67,8 @@ def store_scores(summary: str, bundle: str) -> str:
     Raises:
         ValueError: no evaluation, or one of other weights.
     """
-    found, path = _read(Path(summary)), Path(bundle) / "configs" / "metadata.json"
-    metadata = _read(path)
+    found, path = read_json(Path(summary)), Path(bundle) / "configs" / "metadata.json"
+    metadata = read_json(path)
     name = next((f for f, about in metadata["weights"].items() if about["sha256"] == found.get("weights_sha256")), None)
     method = metadata["name"]
     if name is None or method not in found:
@@ -81,8 +81,7 @@ def store_scores(summary: str, bundle: str) -> str:
         scores |= {f"{key}_bicubic": round(found["bicubic"][key]["mean"], 4)}
         scores |= {f"{key}_sr": round(found[method][key]["mean"], 4)}
     metadata["weights"][name]["scores"] = scores
-    text = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_json(path, metadata)
     return f"{path}: scores of {name}: {scores}"
 
 
@@ -105,7 +104,7 @@ def table(dist: str = "dist", readme: str = str(README)) -> str:
     """
     sizes = {}
     for variant in variants():
-        version = _read(variant.folder / "configs" / "metadata.json")["version"]
+        version = read_json(variant.folder / "configs" / "metadata.json")["version"]
         path = Path(dist) / f"{variant.name}_v{version}.zip"
         if not path.is_file():
             raise ValueError(f"{path}: is missing; run python -m common pack-all --out {dist}")
@@ -120,7 +119,7 @@ def table(dist: str = "dist", readme: str = str(README)) -> str:
 
 
 def _cells(variant: Variant, sizes: Mapping[str, str]) -> list[str]:
-    metadata = _read(variant.folder / "configs" / "metadata.json")
+    metadata = read_json(variant.folder / "configs" / "metadata.json")
     scores = variant.about.get("scores")
     psnr = f"bicubic {scores['psnr_bicubic']:.2f}, here {scores['psnr_sr']:.2f}" if scores else "–"
     scale = variant.about.get("scale") or ", ".join(map(str, metadata["scale"]))
@@ -132,11 +131,3 @@ def _cells(variant: Variant, sizes: Mapping[str, str]) -> list[str]:
         *(name, metadata["description"], modality, f"×{scale}", f"{parameters:,}"),
         *(weights, variant.about.get("licence", "–"), psnr, sizes.get(variant.name, "–")),
     ]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: must be a JSON file, got {error}; check the path") from error
-    return content

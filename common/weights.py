@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import torch.nn as nn
 from .errors import exits_on_mistake
 from .io.archive import sha256
 from .io.whole import write_whole
+from .metadata import read_json, write_json
 
 
 def load_weights(
@@ -109,10 +109,9 @@ def store_weights(path: str, bundle: str, name: str = "model.pt", **about: Any) 
     file = Path(bundle) / "models" / name
     write_whole(file, lambda temporary: torch.save(halved, temporary))
     metadata = Path(bundle) / "configs" / "metadata.json"
-    content = json.loads(metadata.read_text(encoding="utf-8"))
+    content = read_json(metadata)
     content.setdefault("weights", {})[name] = {"sha256": sha256(file), **about}
-    text = json.dumps(content, indent=4, ensure_ascii=False) + "\n"
-    write_whole(metadata, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_json(metadata, content)
     return content["weights"][name]["sha256"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from ..io.archive import sha256
-from ..metadata import check_metadata
+from ..metadata import check_metadata, read_json
 from .naming import BARE, KINDS
 from .rewrite import rewrite_code, rewrite_config
 
@@ -64,7 +64,7 @@ def gather(folder: Path, overlay: str | None, package: str) -> Packed:
     for required in REQUIRED:
         if not (folder / required).is_file():
             raise ValueError(f"{folder / required}: is missing, and a bundle cannot be packed without it; write it")
-    configs = {path.stem: _read(path) for path in sorted((folder / "configs").glob("*.json"))}
+    configs = {path.stem: read_json(path) for path in sorted((folder / "configs").glob("*.json"))}
     over = _overlay(configs, overlay, folder)
     metadata = configs["metadata"]
     check_metadata(metadata, str(folder / "configs" / "metadata.json"))
@@ -82,13 +82,6 @@ def gather(folder: Path, overlay: str | None, package: str) -> Packed:
     _add_files(packed, folder)
     _add_code(packed, folder)
     return packed
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold a JSON object, got {type(content).__name__}; mend it")
-    return content
 
 
 def _overlay(configs: Mapping[str, Any], overlay: str | None, folder: Path) -> dict[str, Any]:
