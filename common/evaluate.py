@@ -25,6 +25,7 @@ from .errors import CaseWarning, as_flag, exits_on_mistake, explain
 from .inferers import PlaneInferer
 from .io.case import KEY, Case
 from .io.whole import write_whole
+from .judges import HR, Judge
 from .metrics import METRICS, consistency, score, to_unit
 from .picture import draw_comparison
 from .protocol import Pair, Preprocessing, Protocol, make_pair
@@ -54,9 +55,10 @@ class Method:
 
 @dataclass
 class Result:
-    """What became of one image: rows, or the error that it ended in; and the warnings on the way."""
+    """What became of one image: rows and what each judge found, or the error that it ended in; warnings on the way."""
 
     rows: list[Row] = field(default_factory=list)
+    findings: list[list[Any]] = field(default_factory=list)
     error: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -69,13 +71,15 @@ class Evaluation:
         items: of :func:`common.data.items.read_splits`.
         preprocessing: from the path under ``image`` to a normalised image with its record.
         protocol: how images become scores.
-        methods: bicubic first.
+        methods: bicubic first; none where judges alone look at HR.
+        judges: look at HR and at the results beside the metrics.
     """
 
     items: Sequence[Item]
     preprocessing: Preprocessing
     protocol: Protocol
-    methods: tuple[Method, Method]
+    methods: tuple[Method, ...]
+    judges: Sequence[Judge] = ()
 
     def run(self, rank: int = 0, world: int = 1) -> dict[int, Result]:
         """Results of every ``world``-th image from number ``rank`` on; an image that fails does not cost the others."""
@@ -87,7 +91,7 @@ class Evaluation:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", CaseWarning)
             try:
-                result.rows = self.score(item)
+                result.rows, result.findings = self.score(item)
             except Exception as error:  # whatever is wrong with one image must not cost the others
                 result.error = explain(error, name)
                 logger.debug("%s", result.error, exc_info=True)
@@ -98,20 +102,30 @@ class Evaluation:
         return result
 
     def _summary(self, rows: Sequence[Row]) -> str:
+        if not rows:
+            return "done"
         parts = []
         for method in self.methods:
             values = [row.psnr for row in rows if row.method == method.name]
             parts.append(f"{method.name} {mean(values):.2f} dB")
         return f"{', '.join(parts)} over {len(rows) // len(self.methods)} slices"
 
-    def score(self, item: Item) -> list[Row]:
-        """Rows of all planes of an image by both methods; one method's volume is in memory at a time."""
+    def score(self, item: Item) -> tuple[list[Row], list[list[Any]]]:
+        """Rows of all planes of an image by both methods, and what each judge found on HR and on theirs.
+
+        One method's volume is in memory at a time.
+        """
         pair, rows = make_pair(item, self.preprocessing, self.protocol), []
+        looks = [judge.begin(item, pair) for judge in self.judges]
+        findings = [[look(HR, pair.high)] for look in looks]
         for method in self.methods:
-            for number, sr in enumerate(method(pair.low, pair.case)):
+            volume = method(pair.low, pair.case)
+            for number, sr in enumerate(volume):
                 scores = self._score_plane(sr, pair, number)
                 rows.append(Row(method.name, item["patient"], paths_of(item)[0], pair.planes[number], **scores))
-        return rows
+            for look, found in zip(looks, findings, strict=True):
+                found.append(look(method.name, volume))
+        return rows, findings
 
     def _score_plane(self, sr: torch.Tensor, pair: Pair, number: int) -> dict[str, float | None]:
         protocol, limits = self.protocol, pair.limits
@@ -160,6 +174,7 @@ def evaluate(
     device: str | torch.device = "cpu",
     pictures: bool = True,
     weights_sha256: str | None = None,
+    judges: Sequence[Judge] = (),
 ) -> dict[str, Any]:
     """Score ``network`` and bicubic on all ``items``; write tables and pictures into ``output_dir``.
 
@@ -175,6 +190,7 @@ def evaluate(
         device: of the network.
         pictures: whether to draw the three slices.
         weights_sha256: recorded.
+        judges: see :mod:`common.judges`; each adds its tables.
 
     Returns:
         What ``summary.json`` says; in other processes than the first, nothing.
@@ -190,25 +206,38 @@ def evaluate(
     bicubic = Bicubic(protocol.scale, protocol.degradation.antialias)  # the kernel that made LR also enlarges it
     baseline = Method(BICUBIC, bicubic, PlaneInferer(protocol.scale, inferer.batch_size), device)
     methods = baseline, Method(method, network, inferer, device)
-    evaluation = Evaluation(items, preprocessing, protocol, methods)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
-    results = _gather(evaluation.run(rank, world), world)
-    if rank > 0:
+    evaluation = Evaluation(items, preprocessing, protocol, methods, judges)
+    results = run_all(evaluation)
+    if results is None:
         return {}
     about = {"weights_sha256": weights_sha256, "config_sha256": config_sha256()}
     return _conclude(evaluation, results, folder, about, pictures)
 
 
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def _gather(part: dict[int, Result], world: int) -> list[Result]:
-    """Results of all processes, in the order of the items."""
+def run_all(evaluation: Evaluation) -> list[Result] | None:
+    """Results of all processes, in the order of the items; None in other processes than the first."""
+    distributed = dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    part = evaluation.run(rank, world)
     parts: list[Any] = [part] * world
     if world > 1:
         dist.all_gather_object(parts, part)
+    if rank > 0:
+        return None
     return [result for _, result in sorted({n: r for p in parts for n, r in p.items()}.items())]
+
+
+def hear(judge: Judge, number: int, results: Sequence[Result], folder: Path) -> tuple[dict[str, Any], str]:
+    """What ``judge``, the one of this number, concludes of all images that did not fail."""
+    return judge.conclude([found for r in results if r.findings for found in r.findings[number]], folder)
+
+
+def refuse_failed(failed: Sequence[str], count: int, folder: Path) -> None:
+    """``SystemExit`` that names the images that failed, of ``count``, and why."""
+    if failed:
+        others = f", the tables in {folder} are of the others" if len(failed) < count else ""
+        reasons = "\n".join(f"  {reason}" for reason in failed)
+        raise SystemExit(f"error: {len(failed)} of {count} images failed{others}:\n{reasons}")
 
 
 def _conclude(
@@ -225,16 +254,17 @@ def _conclude(
         text += (
             f"\nData range: {summary['data_range']}. {' '.join(f'{note}.' for note in _blanks(rows))}".rstrip() + "\n"
         )
+        for number, judge in enumerate(evaluation.judges):
+            more, table = hear(judge, number, results, folder)
+            summary |= more
+            text += f"\n{table}"
         write_tables(folder, rows, summary, text)
         logger.info("mean ± SD over patients (%d, with %d slices)\n\n%s", summary["patients"], summary["slices"], text)
         for note in summary["notes"]:
             logger.warning("%s", note)
         if pictures:
             evaluation.draw(rows, folder)
-    if failed:
-        others = f", the tables in {folder} are of the others" if rows else ""
-        reasons = "\n".join(f"  {reason}" for reason in failed)
-        raise SystemExit(f"error: {len(failed)} of {len(items)} images failed{others}:\n{reasons}")
+    refuse_failed(failed, len(items), folder)
     return summary
 
 

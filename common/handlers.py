@@ -31,12 +31,19 @@ class KeepBest:
         output_dir: folder of the run.
         network: whose weights are kept, as a plain state dict.
         metric: of the evaluator; larger is better.
+        enough: a run whose last validations gained less has converged; in the unit of ``metric``.
         writes: False for all processes but one.
     """
 
     def __init__(
-        self, output_dir: str | os.PathLike[str], network: nn.Module, metric: str = "val_psnr", writes: bool = True
+        self,
+        output_dir: str | os.PathLike[str],
+        network: nn.Module,
+        metric: str = "val_psnr",
+        writes: bool = True,
+        enough: float = CONVERGED,
     ) -> None:
+        self.enough = enough
         self.path, self.network, self.metric, self.writes = Path(output_dir) / BEST, network, metric, writes
         self.history: list[tuple[int, float]] = []
         self.best = -math.inf
@@ -53,7 +60,7 @@ class KeepBest:
                 state = plain(self.network).state_dict()
                 write_whole(self.path, lambda path: torch.save(state, path))
         logger.info(
-            "validation %d: %s %.3f, best %.3f%s", engine.state.epoch, self.metric, value, self.best, self.note()
+            "validation %d: %s %.4g, best %.4g%s", engine.state.epoch, self.metric, value, self.best, self.note()
         )
 
     def note(self) -> str:
@@ -62,8 +69,8 @@ class KeepBest:
             return ""
         before = max(value for _, value in self.history[:-RECENT])
         gain = max(value for _, value in self.history[-RECENT:]) - before
-        word = "converged" if gain < CONVERGED else "not converged"
-        return f", {gain:+.3f} over the last {RECENT}: {word}"
+        word = "converged" if gain < self.enough else "not converged"
+        return f", {gain:+.4g} over the last {RECENT}: {word}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "best": self.best}

@@ -83,16 +83,17 @@ class PlaneInferer(Inferer):
         planes = plain[0].movedim(axis, 0)
         count, channels, height, width = planes.shape
         size = scaled_size(height, self.scale), scaled_size(width, self.scale)
-        volume = torch.empty(channels, count, *size)  # planes lie whole in memory; the axes return as a view
-        batch, tile = self._plan(network, planes, volume.numel() * volume.element_size())
+        batch, tile = self._plan(network, planes, 4 * channels * count * math.prod(size))
         span = float(planes.max() - planes.min()) or 1.0
         forward = self._guarded(lambda x: network(x, *args, **kwargs))
-        progress = PlaneProgress(count)
+        progress, volume = PlaneProgress(count), torch.empty(0)
         for start in range(0, count, batch):
             low = planes[start : start + batch]
             high = self._super_resolve(forward, low, tile, _multiple(network))
             if self.consistency_bound is not None:
                 high = self._back_project(high, low, self.consistency_bound * span)
+            if start == 0:  # planes lie whole in memory; the axes return as a view
+                volume = torch.empty(high.shape[1], count, *size)
             volume[:, start : start + batch] = high.movedim(0, 1)
             progress.after(min(start + batch, count))
         return volume.movedim(1, axis).unsqueeze(0)
@@ -164,21 +165,45 @@ class PlaneInferer(Inferer):
         return reduce(torch.add, results) / 8
 
 
+class PlaneSegmenter(PlaneInferer):
+    """Label a volume ``(1, C, X, Y, Z)`` in the planes across its slice axis; tiles share their logits.
+
+    The result is ``(1, 1, X, Y, Z)``, labels as float32. Arguments are those of :class:`PlaneInferer` that make sense
+    where no pixel is added.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 8,
+        memory_mb: float | None = None,
+        tile: int | None = None,
+        overlap: int = 64,
+        self_ensemble: bool = False,
+        amp_dtype: str | None = None,
+    ) -> None:
+        super().__init__(1, batch_size, memory_mb, tile, overlap, self_ensemble, None, amp_dtype)
+
+    def _super_resolve(self, forward: Network, low: torch.Tensor, tile: int | None, multiple: int) -> torch.Tensor:
+        return super()._super_resolve(forward, low, tile, multiple).argmax(1, keepdim=True).float()
+
+
 class AutocastInferer(SimpleInferer):
     """``network(inputs)`` under mixed precision, float32 out; serves any device, where MONAI's ``amp`` serves CUDA.
 
     Args:
         amp_dtype: ``"bfloat16"`` for mixed precision; None for float32. float16 overflows in Swin layers.
+        batch_size: at most so many images at once; None for all.
     """
 
-    def __init__(self, amp_dtype: str | None = None) -> None:
+    def __init__(self, amp_dtype: str | None = None, batch_size: int | None = None) -> None:
         super().__init__()
         _check_amp_dtype(amp_dtype)
-        self.enabled = amp_dtype is not None
+        self.enabled, self.batch_size = amp_dtype is not None, batch_size
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
-            return network(inputs, *args, **kwargs).float()
+            parts = inputs.split(self.batch_size or len(inputs))
+            return torch.cat([network(part, *args, **kwargs).float() for part in parts])
 
 
 def _check_amp_dtype(amp_dtype: str | None) -> None:
@@ -215,8 +240,8 @@ def super_resolve_tiles(
         overlap: of neighbours, in LR pixels.
         multiple: tiles start at multiples of this.
     """
-    b, c, height, width = low.shape
-    out = low.new_zeros(b, c, height * scale, width * scale)
+    b, _, height, width = low.shape
+    out = torch.empty(0)
     total = low.new_zeros(height * scale, width * scale)
     for top, bottom in tile_ranges(height, tile, overlap, multiple):
         for left, right in tile_ranges(width, tile, overlap, multiple):
@@ -225,6 +250,8 @@ def super_resolve_tiles(
             columns = fade((left, right), width, overlap, scale).to(high)
             weight = rows[:, None] * columns[None, :]
             place = slice(top * scale, bottom * scale), slice(left * scale, right * scale)
+            if not out.numel():
+                out = high.new_zeros(b, high.shape[1], *total.shape)
             out[:, :, place[0], place[1]] += high * weight
             total[place] += weight
     return out / total

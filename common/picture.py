@@ -19,6 +19,8 @@ from .transforms.degradation import resample
 
 PANEL = 512  # pixels, the longer side of a panel
 ZOOM = 4  # the second row shows a quarter of the side
+WRONG = (220, 30, 30)
+COLOURS = np.array([[0, 0, 0], [60, 120, 255], [255, 200, 0], [0, 200, 80], [220, 60, 220]], np.uint8)  # of labels
 RESIDUAL_RANGE = 0.05  # of the LR plane's range, at full red or blue
 ERROR_RANGE = 0.25  # of the data range, at white
 GAP, TITLE = 5, 30  # pixels between panels, and for a line of text
@@ -77,6 +79,27 @@ def draw_comparison(planes: Sequence[torch.Tensor], titles: Sequence[str], case:
     panels = [_grey(plane, (0.0, 1.0)) for plane in (nearest, bicubic, sr, hr)]
     panels.append(_grey((sr - hr).abs(), (0.0, ERROR_RANGE)))
     return _sheet(panels, [*titles[1:], f"error, white = {ERROR_RANGE:.0%} of range"], case, titles[0])
+
+
+def draw_labels(image: torch.Tensor, labels: Sequence[torch.Tensor], heading: str, case: Case) -> Image.Image:
+    """Four panels: an image, the true labels on it, the predicted ones, and in red where they differ.
+
+    Args:
+        image: ``(H, W)`` in [0, 1].
+        labels: true and predicted, ``(H, W)``, whole numbers.
+        heading: of the picture.
+        case: record of the image, which says where its sides are.
+    """
+    grey, (truth, predicted) = _grey(image, (0.0, 1.0)), labels
+    wrong = np.where((truth != predicted).numpy()[..., None], np.array(WRONG, np.uint8), grey)
+    panels = [grey, _painted(grey, truth), _painted(grey, predicted), wrong]
+    return _sheet(panels, ["image", "labels", "prediction", "difference"], case, heading)
+
+
+def _painted(grey: np.ndarray, labels: torch.Tensor) -> np.ndarray:
+    colours = COLOURS[labels.numpy() % len(COLOURS)]
+    mixed = (grey.astype(np.float32) + colours) / 2
+    return np.where(labels.numpy()[..., None] > 0, mixed, grey).astype(np.uint8)
 
 
 def _size(plane: torch.Tensor) -> str:

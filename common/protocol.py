@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from monai.transforms import CenterSpatialCrop
 
 from .data.items import Item, paths_of
-from .data.planes import foreground_threshold, is_filled, unstack
+from .data.planes import case_of, foreground_threshold, is_filled, unstack
 from .io.case import Case
 from .metrics import data_range
 from .transforms.degradation import CLEAN, Degradation
@@ -69,6 +70,8 @@ class Pair:
         planes: their N indices along the slice axis.
         limits: data range, ``(C, 2)``.
         case: record of the HR image.
+        size: X, Y, Z of the HR volume.
+        crop: what was cut from the centre of each plane, or None.
     """
 
     low: torch.Tensor
@@ -76,6 +79,13 @@ class Pair:
     planes: list[int]
     limits: torch.Tensor
     case: Case
+    size: tuple[int, ...]
+    crop: Sequence[int] | None
+
+    def cut(self, volume: MetaTensor) -> torch.Tensor:
+        """What these planes are of another volume on the HR grid."""
+        scale = self.high.shape[2] // self.low.shape[2]
+        return _cut(unstack(volume)[self.planes], self.crop, scale)
 
 
 def make_pair(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> Pair:
@@ -89,8 +99,7 @@ def make_pair(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> P
     """
     name, size = paths_of(item)[0], protocol.crop or item.get("crop")
     image = preprocessing({"image": item["image"]})["image"]
-    case, volume = Case.from_meta(image.meta), unstack(image)
-    assert case is not None, "images are read by CaseLoadImaged"
+    case, volume = case_of(image), unstack(image)
     if not torch.isfinite(volume).all():
         raise ValueError(f"{name}: intensities must be finite; replace those voxels and run again")
     limits = data_range(image.as_tensor(), protocol.range_quantile)
@@ -105,7 +114,7 @@ def make_pair(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> P
     if protocol.degradation.noise_std > 0:
         draw = torch.Generator().manual_seed(zlib.crc32(f"{item['patient']}/{Path(name).name}".encode()))
         low = low + torch.randn(low.shape, generator=draw) * protocol.degradation.noise_std
-    return Pair(low, high, planes, limits, case)
+    return Pair(low, high, planes, limits, case, tuple(image.shape[1:]), size)
 
 
 def _cut(planes: torch.Tensor, crop: Sequence[int] | None, scale: int) -> torch.Tensor:

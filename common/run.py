@@ -17,7 +17,7 @@ from .config import check_settings, config_sha256
 from .data.files import find_cases
 from .data.worklist import Study, Worklist, share, suffix_of
 from .errors import as_flag_or_exit, case_warnings_noted, exits_on_mistake
-from .inferers import PlaneInferer
+from .inferers import PlaneInferer, PlaneSegmenter
 from .io.dicom.derived import Provenance
 from .io.transforms import CaseSaveImaged
 from .journal import append_line, log_name
@@ -34,6 +34,7 @@ INTERRUPTED = 130  # exit code of what Ctrl-C ends
 logger = logging.getLogger("common.run")
 append_or_exit = exits_on_mistake(append_line)
 plane_inferer_or_exit = exits_on_mistake(PlaneInferer)
+plane_segmenter_or_exit = exits_on_mistake(PlaneSegmenter)
 
 
 def run_cases(

@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,7 @@ def over_patients(patients: Sequence[dict[str, Any]], method: str) -> dict[str, 
     ]
     groups = {name: list(table.values()) for name, table in tables.items()} | {"gain": gain}
     columns = {group: {name: [row[name] for row in rows] for name in COLUMNS} for group, rows in groups.items()}
-    return {
-        group: {name: {"mean": mean(values), "sd": deviation(values)} for name, values in column.items()}
-        for group, column in columns.items()
-    }
+    return {group: {name: spread(values) for name, values in column.items()} for group, column in columns.items()}
 
 
 def summarise(rows: Sequence[Row], method: str) -> dict[str, Any]:
@@ -81,6 +78,11 @@ def summarise(rows: Sequence[Row], method: str) -> dict[str, Any]:
     own = [row for row in patients if row["method"] == method]
     counts = {"patients": len(own), "slices": sum(row["slices"] for row in own)}
     return counts | over_patients(patients, method)
+
+
+def spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean and SD of those that are there."""
+    return {"mean": mean(values), "sd": deviation(values)}
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -100,26 +102,32 @@ def markdown(patients: Sequence[dict[str, Any]], method: str, title: str) -> str
     scores = over_patients(patients, method)
     lines = [f"| {title} | {' | '.join(heading for heading, _ in COLUMNS.values())} |", "|---" * 5 + "|"]
     for name, group in ((BICUBIC, BICUBIC), (method, method), ("gain", "gain")):
-        cells = (_cell(scores[group][column], form) for column, (_, form) in COLUMNS.items())
+        cells = (cell(scores[group][column], form) for column, (_, form) in COLUMNS.items())
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"| patient | slices | bicubic PSNR (dB) | {method} PSNR (dB) | gain (dB) |", "|---" * 5 + "|"]
     base = {row["patient"]: row["psnr"] for row in patients if row["method"] == BICUBIC}
     for row in (row for row in patients if row["method"] == method):
         numbers = base[row["patient"]], row["psnr"], _difference(row["psnr"], base[row["patient"]])
-        lines.append(f"| {row['patient']} | {row['slices']} | {' | '.join(_number(n, '.2f') for n in numbers)} |")
+        lines.append(f"| {row['patient']} | {row['slices']} | {' | '.join(number(n, '.2f') for n in numbers)} |")
     return "\n".join(lines) + "\n"
 
 
 def write_tables(folder: Path, rows: Sequence[Row], summary: dict[str, Any], text: str) -> None:
-    """``slices.csv``, ``patients.csv``, ``summary.json`` and ``summary.md``; JSON has the word "inf" for infinity."""
-    write_whole(folder / "slices.csv", lambda path: _write_csv(path, [asdict(row) for row in rows]))
-    write_whole(folder / "patients.csv", lambda path: _write_csv(path, by_patient(rows)))
+    """``slices.csv`` and ``patients.csv``, and what :func:`write_summary` writes."""
+    write_whole(folder / "slices.csv", lambda path: write_csv(path, [asdict(row) for row in rows]))
+    write_whole(folder / "patients.csv", lambda path: write_csv(path, by_patient(rows)))
+    write_summary(folder, summary, text)
+
+
+def write_summary(folder: Path, summary: dict[str, Any], text: str) -> None:
+    """``summary.json`` and ``summary.md``; JSON has the word "inf" for infinity."""
     content = json.dumps(_plain(summary), indent=4, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(folder / "summary.json", lambda path: path.write_text(content, encoding="utf-8"))
     write_whole(folder / "summary.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of equal keys, with a heading."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
@@ -132,13 +140,15 @@ def _difference(a: float | None, b: float | None) -> float | None:
     return None if difference is None or math.isnan(difference) else difference
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
+    """A number in a cell, a dash where there is none."""
     return "–" if value is None else format(value, form)
 
 
-def _cell(score: dict[str, float | None], form: str) -> str:
+def cell(score: Mapping[str, float | None], form: str) -> str:
+    """``mean ± sd`` of a score."""
     spread = "" if score["sd"] is None else f" ± {score['sd']:{form}}"
-    return _number(score["mean"], form) + spread
+    return number(score["mean"], form) + spread
 
 
 def _plain(value: Any) -> Any:

@@ -54,6 +54,17 @@ def load_weights(
                 "pass weights of that scale by --ckpt_path, or train them"
             )
     try:
+        network.load_state_dict(read_state(file), strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file}: the weights do not fit the network ({_line(error)}); check the config, its scale and --ckpt_path"
+        ) from error
+    return digest
+
+
+def read_state(file: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a file, or the one under ``"model"`` in it; raises ``ValueError`` where there is none."""
+    try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         # PyTorch's own text advises to load the file unsafely
@@ -66,13 +77,7 @@ def load_weights(
         raise ValueError(
             f"{file}: must be a PyTorch state dict of nothing but tensors; save network.state_dict() by torch.save"
         )
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{file}: the weights do not fit the network ({_line(error)}); check the config, its scale and --ckpt_path"
-        ) from error
-    return digest
+    return state
 
 
 def start_from(

@@ -36,7 +36,7 @@ def read_splits(
         content: dict[str, Any] = {split: _match(root, globs) for split, globs in patterns.items()}
         check_splits(content, str(root), patterns)
         return content
-    content = _read(Path(datalist))
+    content = read_datalist(Path(datalist))
     check_splits(content, str(datalist), patterns)
     return {
         split: [_resolve(item, Path(root), content.get("crop"), str(datalist)) for item in content[split]]
@@ -73,7 +73,8 @@ def _match(root: str | os.PathLike[str], patterns: Sequence[str]) -> list[Item]:
     return items
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_datalist(path: Path) -> dict[str, Any]:
+    """The content of a datalist; raises ``ValueError`` where it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -87,10 +88,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _resolve(item: Item, root: Path, crop: Any, name: str) -> Item:
     paths = [str(root / path) for path in paths_of(item)]
-    for path in paths:
+    label = {"label": str(root / item["label"])} if item.get("label") else {}
+    for path in (*paths, *label.values()):
         if not Path(path).is_file():
             raise ValueError(f"{path}: {name} lists it for {item['patient']}, but it is missing; check --dataset_dir")
-    whole = {**item, "image": paths[0] if isinstance(item["image"], str) else paths}
+    whole = {**item, "image": paths[0] if isinstance(item["image"], str) else paths, **label}
     return {**whole, "crop": crop} if crop else whole
 
 

@@ -10,8 +10,8 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,15 @@ class Layout:
         sizes: patients for training (those for validation among them), validation and test; None: see :func:`datalist`.
         crop: what the paper cuts from the centre of a plane, along the two axes as they are stored, or None.
         classes: of the labels, from label 1.
+        relabel, regions: see :class:`common.data.labels.LabelScheme`.
     """
 
     find: Callable[[Path], Iterator[Item]]
     sizes: tuple[int, int, int] | None
     crop: tuple[int, int] | None
     classes: tuple[str, ...]
+    relabel: Mapping[int, int] = field(default_factory=dict)
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def _oasis(root: Path) -> Iterator[Item]:
@@ -94,7 +97,14 @@ def _one(folder: Path, pattern: str) -> Path:
 
 LAYOUTS = {
     "oasis": Layout(_oasis, (30, 3, 9), (128, 160), ("cerebrospinal fluid", "grey matter", "white matter")),
-    "brats": Layout(_brats, (120, 10, 30), (192, 192), ("necrosis", "oedema", "enhancing tumour")),
+    "brats": Layout(
+        _brats,
+        (120, 10, 30),
+        (192, 192),
+        ("necrosis", "oedema", "enhancing tumour"),
+        {4: 3},  # the files have no label 3
+        {"whole tumour": (1, 2, 3), "tumour core": (1, 3), "enhancing tumour": (3,)},
+    ),
     "acdc": Layout(_acdc, (80, 8, 20), (128, 128), ("right ventricle", "myocardium", "left ventricle")),
     "covid": Layout(_covid, (16, 2, 4), (512, 512), ("left lung", "right lung", "infection")),
     "folder": Layout(_folder, None, None, ()),
@@ -140,6 +150,7 @@ def datalist(
         "training": patients[test_count + val_count : test_count + train_count],
     }
     content: dict[str, Any] = {"name": layout, "seed": seed, "crop": scheme.crop, "classes": scheme.classes}
+    content |= {name: value for name in ("relabel", "regions") if (value := getattr(scheme, name))}
     for split in SPLITS:
         content[split] = [item for item in items if item["patient"] in drawn[split]]
     check_splits(content, out)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from monai.transforms import CenterSpatialCrop
 from monai.transforms.utils import generate_spatial_bounding_box
 
@@ -15,6 +17,7 @@ from ..io.case import Case
 from ..io.transforms import CaseLoadImaged
 from ..transforms.intensity import sampled_quantile
 from .items import SPLITS, Item, paths_of, read_splits
+from .labels import LabelScheme, read_labels
 
 FOREGROUND = 0.05  # of the 99th percentile of a volume
 
@@ -27,6 +30,7 @@ def load_planes(
     every: int = 1,
     crop: Sequence[int] | None = None,
     min_size: int | Sequence[int] = 1,
+    scheme: LabelScheme | None = None,
 ) -> list[dict[str, Any]]:
     """Planes ``(C, H, W)`` of all volumes, under the key ``label``, each with its ``name``.
 
@@ -41,20 +45,26 @@ def load_planes(
             box around the foreground with 8 pixels of margin.
         min_size: height and width (or both as one) that the box around the foreground grows to where the image
             allows, so that a patch fits.
+        scheme: of labels, which then follow as the last channel; without a crop, such planes stay whole. None for
+            images alone.
 
     Raises:
-        ValueError: no plane is left.
+        ValueError: no plane is left; see :func:`common.data.labels.read_labels`; or a class of the scheme never occurs.
     """
     planes: list[dict[str, Any]] = []
     least = [min_size] * 2 if isinstance(min_size, int) else list(min_size)
     for item in items:
         image = preprocessing({key: item["image"]})[key]
         volume, threshold = unstack(image), foreground_threshold(image.as_tensor())
+        chosen = [n for n, plane in enumerate(volume) if is_filled(plane, threshold, min_foreground)][::every]
+        if scheme:
+            volume = torch.cat([volume, unstack(read_labels(item, case_of(image), image.shape[1:], scheme))], dim=1)
         size = crop or item.get("crop")
         cut = CenterSpatialCrop(size) if size else None
-        chosen = [n for n, plane in enumerate(volume) if is_filled(plane, threshold, min_foreground)][::every]
         for number in chosen:
-            plane = cut(volume[number]) if cut else _around_foreground(volume[number], threshold, least)
+            plane = volume[number]
+            if cut or not scheme:
+                plane = cut(plane) if cut else _around_foreground(plane, threshold, least)
             name = f"{image.meta['filename_or_obj']}, plane {number}"
             planes.append({"label": torch.as_tensor(plane).clone(), "name": name})
     if not planes:
@@ -63,7 +73,25 @@ def load_planes(
             f"{names}: no plane has {min_foreground:.0%} of foreground (voxels above 5 % of the 99th percentile); "
             "look at the images, or pass a smaller --min_foreground"
         )
+    if scheme:
+        _refuse_missing_classes(planes, scheme, items)
     return planes
+
+
+def stack_volumes(planes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Planes of :func:`load_planes` that are neighbours and of one volume and size as one ``(N, C, H, W)`` each."""
+    groups = itertools.groupby(planes, key=lambda plane: (plane["name"].rsplit(", plane ", 1)[0], plane["label"].shape))
+    return [{"label": torch.stack([plane["label"] for plane in group]), "name": name} for (name, _), group in groups]
+
+
+def _refuse_missing_classes(planes: Sequence[Mapping[str, Any]], scheme: LabelScheme, items: Sequence[Item]) -> None:
+    found = {int(value) for plane in planes for value in plane["label"][-1].unique()}
+    for number, name in enumerate(scheme.classes, 1):
+        if number not in found:
+            raise ValueError(
+                f"{items[0]['label']} and the labels of {len(items) - 1} other images: {name} (label {number}) must "
+                "occur in the planes; take it out of 'classes' in the datalist, add patients, or enlarge the crop"
+            )
 
 
 def dataset_maximum(
@@ -84,11 +112,16 @@ def dataset_maximum(
     return largest
 
 
-def unstack(image: torch.Tensor) -> torch.Tensor:
+def unstack(image: MetaTensor) -> torch.Tensor:
     """Planes ``(N, C, H, W)`` of an image ``(C, X, Y, Z)`` with its record."""
-    case = Case.from_meta(image.meta)  # type: ignore[attr-defined]
+    return image.as_tensor().movedim(case_of(image).slice_axis + 1, 0)
+
+
+def case_of(image: MetaTensor) -> Case:
+    """The record of an image that our reader made."""
+    case = Case.from_meta(image.meta)
     assert case is not None, "images are read by CaseLoadImaged"
-    return image.as_tensor().movedim(case.slice_axis + 1, 0)  # type: ignore[attr-defined]
+    return case
 
 
 def foreground_threshold(volume: torch.Tensor) -> float:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
@@ -23,6 +24,7 @@ from .case import KEY, Case
 from .dicom.derived import Provenance
 from .formats import read_image, stem, write_image
 from .options import ReadOptions
+from .whole import write_whole
 
 
 class CaseLoadImaged(LoadImaged):
@@ -125,15 +127,33 @@ class CaseSaveImaged(SaveImaged):
             if os.path.lexists(path):
                 raise ValueError(exists_already(path))
             values = d[key].as_tensor().numpy(force=True)
-            clipped = write_image(values, case, path, self.provenance)
+            self._write(values, case, path)
             d[key] = MetaTensor(torch.from_numpy(values), meta=d[key].meta)  # what follows sees what was saved
-            warn_of_clipped(clipped, case)
             d[key].meta["saved_to"] = str(path)
         return d
+
+    def _write(self, values: np.ndarray, case: Case, path: Path) -> None:
+        """Save ``values``, which become what was saved."""
+        warn_of_clipped(write_image(values, case, path, self.provenance), case)
 
     def path_of(self, source: str | os.PathLike[str], suffix: str) -> Path:
         """Where the result of ``source`` goes; see :func:`output_path`."""
         return output_path(source, suffix, self.output_dir, self.output_postfix, self.data_root_dir)
+
+
+class CaseSaveLabelsd(CaseSaveImaged):
+    """Save labels ``(1, X, Y, Z)`` as ``<stem>_<postfix>.nii.gz`` of 8 bits on the grid of their source.
+
+    The format is NIfTI whatever the source's. Arguments are those of :class:`CaseSaveImaged`.
+    """
+
+    def path_of(self, source: str | os.PathLike[str], suffix: str) -> Path:
+        return super().path_of(source, ".nii.gz")
+
+    def _write(self, values: np.ndarray, case: Case, path: Path) -> None:
+        image = nib.Nifti1Image(values[0].astype(np.uint8), np.asarray(case.affine))
+        image.header.set_xyzt_units(case.units if case.units in ("mm", "micron", "meter") else "unknown")
+        write_whole(path, image.to_filename)
 
 
 def warn_of_clipped(clipped: int, case: Case) -> None:
