@@ -1,0 +1,1 @@
+"""Losses that PyTorch and MONAI lack."""
