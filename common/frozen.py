@@ -1,4 +1,4 @@
-"""The segmentation U-Net from a file that the user names, frozen: for losses and for evaluation, never random."""
+"""Networks that losses and evaluation look through: frozen, from files that the user names, never random."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn as nn
 
+from .blocks.autoencoder import PerceptualEncoder
 from .blocks.unet import SegmentationUNet
+from .blocks.vgg import VGG
 from .errors import exits_on_mistake
 from .weights import read_state
 
+FILES = {
+    "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+}
 REMEDY = "pass --unet_path FILE: weights that bundles/segmentation_unet trained, on these or on other images"
 BLOCK = re.compile(r"encoder\.(?:1\.1|[2-4])\.(\d+)\.conv1\.weight")
 
 
-def freeze(network: nn.Module) -> nn.Module:
+N = TypeVar("N", bound=nn.Module)
+
+
+def freeze(network: N) -> N:
     """``network`` in eval mode, none of its parameters learning."""
     return network.eval().requires_grad_(False)
 
@@ -36,9 +46,7 @@ def load_unet(
     Raises:
         ValueError: no file, one of another network, or other channels or classes than asked for.
     """
-    if not path or not Path(path).is_file():
-        raise ValueError(f"unet_path: must be the file of a trained segmentation U-Net, got {path}; {REMEDY}")
-    state = read_state(Path(path))
+    state = _read(path, f"unet_path: must be the file of a trained segmentation U-Net, got {path}; {REMEDY}")
     try:
         width, channels = state["encoder.0.0.weight"].shape[:2]
         unet = SegmentationUNet(channels, len(state["head.0.weight"]), width, _count_blocks(state))
@@ -49,8 +57,7 @@ def load_unet(
     for name, asked in (("in_channels", in_channels), ("classes", classes)):
         if asked is not None and getattr(unet, name) != asked:
             raise ValueError(f"{path}: the U-Net must have {name} {asked}, got {getattr(unet, name)}; {REMEDY}")
-    freeze(unet)
-    return unet
+    return freeze(unet)
 
 
 def _count_blocks(state: Mapping[str, torch.Tensor]) -> list[int]:
@@ -59,6 +66,66 @@ def _count_blocks(state: Mapping[str, torch.Tensor]) -> list[int]:
         if BLOCK.fullmatch(key):
             blocks[int(key.split(".")[1]) - 1] += 1
     return blocks
+
+
+def load_vgg(name: str, path: str | os.PathLike[str] | None) -> VGG:
+    """VGG with the convolutions of a file; nothing is ever downloaded.
+
+    Args:
+        name: ``"vgg16"`` or ``"vgg19"``.
+        path: file of torchvision's state dict, in any precision; what it holds of the classifier is passed by.
+
+    Raises:
+        ValueError: the file is missing, damaged, or of another network.
+    """
+    vgg = VGG(name)
+    remedy = f"fetch {FILES[name]} and pass it by --vgg_path FILE"
+    missing = f"vgg_path: must be a file with the weights of {name}, got {path}; nothing is downloaded: {remedy}"
+    state = _read(path, missing)
+    state = {key: value for key, value in state.items() if not key.startswith("classifier.")}
+    numbered = nn.ModuleDict({"features": nn.Sequential(*vgg.layers)})  # the same layers by torchvision's keys
+    _fill(numbered, state, f"{path}: must hold the weights of {name}", remedy)
+    return freeze(vgg)
+
+
+def load_encoder(path: str | os.PathLike[str] | None, in_channels: int = 1) -> PerceptualEncoder:
+    """The encoder of the Multimodal-Boost paper with weights of a file.
+
+    Args:
+        path: file of the state dict of a :class:`~common.blocks.autoencoder.PerceptualEncoder` or of an
+            :class:`~common.blocks.autoencoder.Autoencoder`, plain or under ``"model"``, in any precision.
+        in_channels: channels of the images it is for.
+
+    Raises:
+        ValueError: the file is missing, damaged, of another network, or of one for other channels.
+    """
+    encoder = PerceptualEncoder(in_channels)
+    remedy = "train an Autoencoder for such images and pass its state dict by --encoder_path FILE"
+    state = _read(path, f"encoder_path: must be a file with the weights of an encoder, got {path}; {remedy}")
+    within = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
+    _fill(encoder, within or state, f"{path}: must hold the weights of an encoder of in_channels {in_channels}", remedy)
+    return freeze(encoder)
+
+
+def _read(path: str | os.PathLike[str] | None, missing: str) -> dict[str, torch.Tensor]:
+    """The state dict in a file; ``missing`` is the complaint where there is no file."""
+    if not path or not Path(path).is_file():
+        raise ValueError(missing)
+    return read_state(Path(path))
+
+
+def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], demand: str, remedy: str) -> None:
+    """Load weights that fit to the last key, widened to float32; otherwise name the first that does not."""
+    own = network.state_dict()
+    for key in {**own, **state}:
+        if key not in state:
+            raise ValueError(f"{demand}, got nothing under {key}; {remedy}")
+        if key not in own:
+            raise ValueError(f"{demand}, got {key} besides; {remedy}")
+        if own[key].shape != state[key].shape:
+            shapes = f"{tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            raise ValueError(f"{demand}, got {key} of shape {shapes}; {remedy}")
+    network.load_state_dict(state)
 
 
 load_unet_or_exit = exits_on_mistake(load_unet)

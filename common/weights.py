@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from .errors import exits_on_mistake
 from .io.archive import sha256
 from .io.whole import write_whole
 from .metadata import read_json, write_json
+
+# what torch.load was seen to raise on cut and altered files, of torchvision's older format as well
+DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AssertionError, struct.error)
 
 
 def load_weights(
@@ -66,14 +70,15 @@ def read_state(file: Path) -> dict[str, torch.Tensor]:
     """The state dict in a file, or the one under ``"model"`` in it; raises ``ValueError`` where there is none."""
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         # PyTorch's own text advises to load the file unsafely
         raise ValueError(
             f"{file}: must be a PyTorch state dict of nothing but tensors, and whole; copy the file again, "
             "or save network.state_dict() by torch.save"
         ) from error
     state = state.get("model", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    tensors = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
+    if not tensors or not all(isinstance(key, str) for key in state):
         raise ValueError(
             f"{file}: must be a PyTorch state dict of nothing but tensors; save network.state_dict() by torch.save"
         )

@@ -19,12 +19,21 @@ from tests.helpers import ROOT, blobs, oblique, save_nifti
 from tests.packed import pack_quickly, unpack
 
 BUNDLES = find_bundles()
-PARAMETERS = {"rdst": 2_379_241}
+PARAMETERS = {"rdst": 2_379_241, "segmentation_unet": 1_493_436}
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES.values(), ids=BUNDLES.keys())
 
 
 def read(path: Path) -> dict:
     return json.loads(path.read_text())
+
+
+def is_segmentation(bundle: Path) -> bool:
+    """Whether it makes labels instead of SR images."""
+    return read(bundle / "configs" / "metadata.json")["task"].startswith("Segmentation")
+
+
+SUPER_RESOLUTION = {name: bundle for name, bundle in BUNDLES.items() if not is_segmentation(bundle)}
+each_sr_bundle = pytest.mark.parametrize("bundle", SUPER_RESOLUTION.values(), ids=SUPER_RESOLUTION.keys())
 
 
 def test_bundles_are_found():
@@ -44,7 +53,8 @@ def test_stock_files_are_those_of_the_master(bundle):
     assert (bundle / "LICENSE").read_bytes() == (masters / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert (bundle / "configs" / "logging.conf").read_bytes() == (masters / "logging.conf").read_bytes()
     for master in masters.glob("*.json"):
-        assert (bundle / "configs" / master.name).read_bytes() == master.read_bytes()
+        if not is_segmentation(bundle) or master.name.startswith("multi_gpu"):
+            assert (bundle / "configs" / master.name).read_bytes() == master.read_bytes()
     assert (bundle / "docs" / "README.md").exists() and (bundle / "docs" / "data_license.txt").exists()
 
 
@@ -59,7 +69,10 @@ def test_configs_have_the_properties_that_monai_asks_for(bundle, config, kind, t
         "val_images": ["b.nii.gz"],
     }
     for name in ("a", "b"):
-        save_nifti(tmp_path / f"{name}.nii.gz", blobs((100, 100, 2)).astype(np.float32), oblique((1, 1, 3)))
+        values = blobs((130, 130, 2)).astype(np.float32)
+        save_nifti(tmp_path / f"{name}.nii.gz", values, oblique((1, 1, 3)))
+        save_labels(tmp_path, name, values)
+    images |= labelled(bundle, tmp_path, {"training": "a", "validation": "b"})
     overrides = images if kind == "train" else {}  # inference is parsed by hosts that have no data yet
     workflow = ConfigWorkflow(str(path), workflow_type=kind, logging_file=False, **overrides)
     workflow.initialize()
@@ -93,6 +106,9 @@ OVER = {  # what an overlay lies over; by default train where its name begins so
     "multi_gpu_evaluate": ["evaluate"],
     "full": ["train", "inference"],
     "smoke": ["train", "inference"],
+    "paper": ["train", "inference"],
+    "finetune": ["train"],
+    "evaluate_segmentation": ["evaluate"],
     "paper_chapter3": ["train + evaluate"],
     "paper_chapter4": ["train + evaluate"],
     "paper_chapter5": ["train + evaluate"],
@@ -136,8 +152,10 @@ def test_weights_of_their_own_overlay_are_those_of_its_scale(bundle):
 def test_the_output_is_scale_times_the_input(bundle):
     parser = ConfigParser(read(bundle / "configs" / "inference.json"))
     network, scale = parser.get_parsed_content("network_def").eval(), parser["scale"]
+    pred = read(bundle / "configs" / "metadata.json")["network_data_format"]["outputs"]["pred"]
     with torch.no_grad():
-        assert network(torch.rand(1, 1, 24, 17)).shape == (1, 1, 24 * scale, 17 * scale)
+        out = network(torch.rand(1, 1, 24, 17))
+    assert out.shape == (1, pred["num_channels"], 24 * scale, 17 * scale)
 
 
 @each_bundle
@@ -197,6 +215,28 @@ def test_the_exported_onnx_is_the_network_at_the_size_that_it_was_exported_at(bu
     torch.testing.assert_close(out, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
 
 
+def save_labels(root: Path, name: str, values: np.ndarray) -> None:
+    """Three classes by brightness, apart from the images."""
+    (root / "labels").mkdir(exist_ok=True)
+    labels = np.digitize(values / values.max(), (0.2, 0.4, 0.7)).astype(np.uint8)
+    save_nifti(root / "labels" / f"{name}.nii.gz", labels, oblique((1, 1, 3)))
+
+
+def labelled(bundle: Path, root: Path, stems: dict[str, str]) -> dict[str, str]:
+    """The setting that leads a bundle that needs labels to them: a datalist of one patient a split."""
+    if not is_segmentation(bundle):
+        return {}
+    items = {
+        split: [{"patient": stem, "image": f"{stem}.nii.gz", "label": f"labels/{Path(stem).name}.nii.gz"}]
+        for split, stem in stems.items()
+    }
+    (root / "datalist.json").write_text(json.dumps({"classes": ["dim", "grey", "bright"], **items}))
+    return {"datalist": str(root / "datalist.json")}
+
+
+SPLITS = {"training": "train/train", "validation": "val/val", "test": "test/test"}
+
+
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("phantoms")
@@ -204,13 +244,16 @@ def phantoms(tmp_path_factory) -> Path:
         (root / split).mkdir()
         values = (blobs((48, 40, 6), seed=len(split)) * 1000).astype(np.int16)
         save_nifti(root / split / f"{split}.nii.gz", values, oblique((1, 1, 3)))
+        save_labels(root, split, values)
     return root
 
 
 def start(bundle: Path, phantoms: Path, out: Path, *configs: str, **overrides: object) -> ConfigWorkflow:
     """Run configs of a bundle, its smallest network, in this process."""
     files = [str(bundle / "configs" / f"{name}.json") for name in (*configs, "smoke")]
-    settings = {"dataset_dir": str(phantoms), "output_dir": str(out), "device": "$torch.device('cpu')", **overrides}
+    settings = {"dataset_dir": str(phantoms), "output_dir": str(out), "device": "$torch.device('cpu')"}
+    settings |= labelled(bundle, phantoms, SPLITS) if configs != ("inference",) else {}
+    settings |= overrides
     workflow = ConfigWorkflow(files, workflow_type=configs[0], logging_file=False, **settings)
     workflow.initialize()
     workflow.run()
@@ -232,15 +275,24 @@ def test_training_goes_on_where_it_stopped_and_its_weights_serve_inference_and_e
     weights = str(tmp_path / "run" / "model.pt")
     test = phantoms / "test"
     start(bundle, test, tmp_path / "out", "inference", ckpt_path=weights)
-    scale = workflow.parser["scale"]
-    assert (tmp_path / "out" / f"test_srx{scale}.nii.gz").exists()
-    full = read(bundle / "configs" / "inference.json")["network_def"]
+    postfix = "seg" if is_segmentation(bundle) else f"srx{workflow.parser['scale']}"
+    assert (tmp_path / "out" / f"test_{postfix}.nii.gz").exists()
+    smaller = read(bundle / "configs" / "smoke.json")
+    full = {
+        key.split("#")[0]: read(bundle / "configs" / "inference.json")[key.split("#")[0]]
+        for key in smaller
+        if key[0] != "_"
+    }
     with pytest.raises(SystemExit, match=r"model\.pt: the weights do not fit the network"):
-        start(bundle, test, tmp_path / "out", "inference", ckpt_path=weights, network_def=full)
+        start(bundle, test, tmp_path / "out", "inference", ckpt_path=weights, **full)
 
     start(bundle, phantoms, tmp_path / "scores", "inference", "evaluate", ckpt_path=weights)
-    rows = (tmp_path / "scores" / "slices.csv").read_text().splitlines()
-    assert {row.split(",")[0] for row in rows[1:]} == {"bicubic", read(bundle / "configs" / "metadata.json")["name"]}
+    name, table = read(bundle / "configs" / "metadata.json")["name"], "slices.csv"
+    expected = {"bicubic", name}
+    if is_segmentation(bundle):
+        expected, table = {"HR"}, "segmentation_patients.csv"
+    rows = (tmp_path / "scores" / table).read_text().splitlines()
+    assert {row.split(",")[0] for row in rows[1:]} == expected
 
 
 @each_bundle
@@ -258,7 +310,7 @@ def test_packed_it_trains_infers_and_evaluates_by_its_own_code(bundle, phantoms,
     assert (tmp_path / "scores" / "summary.json").is_file()
 
 
-@each_bundle
+@each_sr_bundle
 @pytest.mark.parametrize("chapter", [3, 4, 5])
 def test_the_protocols_of_the_papers_train_and_evaluate(bundle, chapter, phantoms, tmp_path):
     datalist = tmp_path / "datalist.json"

@@ -6,7 +6,8 @@ import torch.nn as nn
 
 from common.blocks.autoencoder import Autoencoder, PerceptualEncoder
 from common.blocks.vgg import VGG
-from common.losses.perceptual import PerceptualLoss, load_encoder, load_vgg
+from common.frozen import load_encoder, load_vgg
+from common.losses.perceptual import PerceptualLoss
 from tests.helpers import blobs
 
 
@@ -139,9 +140,9 @@ def test_a_file_cut_anywhere_is_refused_by_name(tmp_path, older):
     content = file.read_bytes()
     for size in range(0, len(content), len(content) // 70):
         file.write_bytes(content[:size])
-        with pytest.raises(ValueError, match=r"cut\.pth: must be a PyTorch state dict .*, and whole; copy or fetch"):
+        with pytest.raises(ValueError, match=r"cut\.pth: must be a PyTorch state dict .*, and whole; copy the file"):
             load_encoder(file)
-    with pytest.raises(ValueError, match=r"cut\.pth: must be a PyTorch state dict .*, and whole; copy or fetch"):
+    with pytest.raises(ValueError, match=r"cut\.pth: must be a PyTorch state dict .*, and whole; copy the file"):
         load_vgg("vgg16", file)
 
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn as nn
 
 from common.blocks.vgg import VGG
-from common.losses.perceptual import load_vgg
+from common.frozen import load_vgg
 
 CONVOLUTIONS = {"vgg16": "cc cc ccc ccc ccc", "vgg19": "cc cc cccc cccc cccc"}
 

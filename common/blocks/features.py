@@ -35,8 +35,8 @@ class FeatureEncoder(nn.Module):
         Raises:
             ValueError: there is no such layer, or the image is too small for it.
         """
-        self.check_names(names)
         known = self.layer_names()
+        check_names(known, names)
         chain = dict(list(self.layers.named_children())[: max((known.index(name) + 1 for name in names), default=0)])
         _check_size(image, chain)
         found, x = {}, self.prepare(image)
@@ -50,16 +50,16 @@ class FeatureEncoder(nn.Module):
         """All names, in the order of the chain."""
         return [name for name, _ in self.layers.named_children()]
 
-    def check_names(self, names: Collection[str]) -> None:
-        """Refuse a name that no layer has.
 
-        Raises:
-            ValueError: lists the names there are.
-        """
-        known = self.layer_names()
-        for name in names:
-            if name not in known:
-                raise ValueError(f"layers: must be layers of the encoder, got {name}; choose among {', '.join(known)}")
+def check_names(known: Collection[str], names: Collection[str]) -> None:
+    """Refuse a name that no layer has.
+
+    Raises:
+        ValueError: lists the names there are.
+    """
+    for name in names:
+        if name not in known:
+            raise ValueError(f"layers: must be layers of the encoder, got {name}; choose among {', '.join(known)}")
 
 
 def _check_size(image: torch.Tensor, chain: Mapping[str, nn.Module]) -> None:

@@ -70,6 +70,11 @@ class SegmentationUNet(nn.Module):
         self.head = SegmentationHead(2, width // 4, classes)
 
     @torch.jit.export
+    def layer_names(self) -> list[str]:
+        """Names of all features, in the order in which they are computed."""
+        return self.names
+
+    @torch.jit.export
     def features(self, x: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
         """What the network makes of ``x``; nothing behind the last of ``names`` is computed.
 

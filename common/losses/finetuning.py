@@ -11,8 +11,8 @@ import torch
 import torch.nn as nn
 
 from ..errors import exits_on_mistake
-from ..frozen import load_unet
-from .perceptual import PerceptualLoss, load_vgg
+from ..frozen import load_unet, load_vgg
+from .perceptual import PerceptualLoss
 from .segmentation import TERMS, segmentation_loss
 
 VGG_LAYER = "conv5_4"  # not in the paper: before activation, as in ESRGAN
