@@ -11,11 +11,12 @@ from typing import Any
 
 from .info import count_parameters, find_bundles
 from .io.whole import write_whole
+from .judges import HR
 from .metadata import read_json, write_json
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCK = re.compile(r"(?<=<!-- bundles -->\n).*?(?=<!-- end of bundles -->)", re.S)
-HEADINGS = "bundle", "method", "modality", "scale", "parameters", "weights", "licence of weights", "PSNR (dB)", "zip"
+HEADINGS = "bundle", "method", "modality", "scale", "parameters", "weights", "licence of weights", "score", "zip"
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,28 @@ def store_scores(summary: str, bundle: str) -> str:
     metadata = read_json(path)
     name = next((f for f, about in metadata["weights"].items() if about["sha256"] == found.get("weights_sha256")), None)
     method = metadata["name"]
-    if name is None or method not in found:
+    if name is None or not {method, "dice"} & set(found):
         raise ValueError(
             f"{summary}: must be an evaluation of weights that {path} lists, got SHA-256 "
             f"{found.get('weights_sha256')}; store the weights first, evaluate them, and pass its summary.json"
         )
+    scores = _super_resolution(found, method) if method in found else _segmentation(found)
+    metadata["weights"][name]["scores"] = scores
+    write_json(path, metadata)
+    return f"{path}: scores of {name}: {scores}"
+
+
+def _super_resolution(found: Mapping[str, Any], method: str) -> dict[str, Any]:
     scores = {key: found[key] for key in ("protocol", "patients", "slices")}
     for key in ("psnr", "ssim"):
         scores |= {f"{key}_bicubic": round(found["bicubic"][key]["mean"], 4)}
         scores |= {f"{key}_sr": round(found[method][key]["mean"], 4)}
-    metadata["weights"][name]["scores"] = scores
-    write_json(path, metadata)
-    return f"{path}: scores of {name}: {scores}"
+    return scores
+
+
+def _segmentation(found: Mapping[str, Any]) -> dict[str, Any]:
+    dice = {region: round(score["mean"], 4) for region, score in found["dice"][HR].items() if score["mean"] is not None}
+    return {"protocol": found["protocol"], "patients": found["patients"], "dice": dice}
 
 
 def render(sizes: Mapping[str, str]) -> str:
@@ -121,7 +132,6 @@ def table(dist: str = "dist", readme: str = str(README)) -> str:
 def _cells(variant: Variant, sizes: Mapping[str, str]) -> list[str]:
     metadata = read_json(variant.folder / "configs" / "metadata.json")
     scores = variant.about.get("scores")
-    psnr = f"bicubic {scores['psnr_bicubic']:.2f}, here {scores['psnr_sr']:.2f}" if scores else "–"
     scale = variant.about.get("scale") or ", ".join(map(str, metadata["scale"]))
     name = f"[{variant.name}](bundles/{variant.bundle}/docs/README.md)"
     modality = metadata["network_data_format"]["inputs"]["image"].get("modality", "any")
@@ -129,5 +139,13 @@ def _cells(variant: Variant, sizes: Mapping[str, str]) -> list[str]:
     parameters = count_parameters(variant.folder, variant.about.get("scale"))
     return [
         *(name, metadata["description"], modality, f"×{scale}", f"{parameters:,}"),
-        *(weights, variant.about.get("licence", "–"), psnr, sizes.get(variant.name, "–")),
+        *(weights, variant.about.get("licence", "–"), _score(variant.about.get("scores")), sizes.get(variant.name, "–")),
     ]
+
+
+def _score(scores: Mapping[str, Any] | None) -> str:
+    if not scores:
+        return "–"
+    if "dice" in scores:
+        return "Dice " + ", ".join(f"{region} {value:.3f}" for region, value in scores["dice"].items())
+    return f"PSNR {scores['psnr_bicubic']:.2f} → {scores['psnr_sr']:.2f} dB"

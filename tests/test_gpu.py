@@ -8,7 +8,9 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from common.blocks.unet import SegmentationUNet
 from common.data.patches import PatchBatches
+from common.losses.segmentation import TERMS, segmentation_loss
 from tests.helpers import ROOT, blobs, oblique, run_inference, save_nifti, stored
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -58,3 +60,15 @@ def test_inference_gives_what_the_cpu_gives(data, tmp_path, amp_dtype, tolerance
         )  # fmt: skip
     cpu, gpu = (stored(tmp_path / device / "val_srx4.nii.gz").astype(float) for device in ("cpu", "cuda"))
     assert np.abs(cpu - gpu).max() / 1000 < tolerance
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_each_term_of_the_segmentation_loss_is_that_of_the_cpu(term):
+    torch.manual_seed(0)
+    unet = SegmentationUNet(1, 3, width=8)
+    unet(torch.rand(2, 1, 64, 64))
+    sr, hr = torch.rand(2, 4, 1, 96, 96)
+    expected = segmentation_loss(unet, term)(sr, hr)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        found = segmentation_loss(unet.cuda(), term).cuda()(sr.cuda(), hr.cuda())
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-2, atol=1e-4)

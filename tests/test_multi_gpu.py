@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.blocks.unet import SegmentationUNet
 from tests.helpers import ROOT, blobs, oblique, save_nifti
 
 pytestmark = pytest.mark.slow
@@ -26,9 +27,9 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def train(data: Path, output: Path, processes: int, **overrides: object) -> str:
+def train(data: Path, output: Path, processes: int, extra: tuple[str, ...] = (), **overrides: object) -> str:
     """Train the smallest RDST with 4 patches a step, by so many processes; what they printed."""
-    names = ["train", *(["multi_gpu_train"] if processes == 2 else []), "smoke"]
+    names = ["train", *extra, *(["multi_gpu_train"] if processes == 2 else []), "smoke"]
     files = [f"bundles/rdst/configs/{name}.json" for name in names]
     options = {"dataset_dir": data, "output_dir": output, "batch_size": 4 // processes, **SETTINGS, **overrides}
     words = [str(word) for option, value in options.items() for word in (f"--{option}", value)]
@@ -91,3 +92,17 @@ def test_two_processes_go_on_where_they_were_stopped(data, two, tmp_path):
 def test_a_process_whose_time_is_up_stops_the_other_one_too(data, tmp_path):
     train(data, tmp_path, processes=2, minutes="$1e-9 if @rank == 1 else 1000.0")
     assert read(tmp_path, "last.pt")["step"] == 1
+
+
+@pytest.mark.parametrize("term", ["E_sum", "HRL"])
+def test_two_processes_fine_tune_through_a_frozen_unet(data, two, tmp_path, term):
+    torch.manual_seed(0)
+    unet = SegmentationUNet(1, 3, width=4)
+    unet(torch.rand(2, 1, 64, 64))
+    torch.save(unet.state_dict(), tmp_path / "unet.pt")
+    settings = {"perceptual": term, "unet_path": tmp_path / "unet.pt", "ckpt_path": two / "model.pt"}
+    for processes in (1, 2):
+        train(data, tmp_path / str(processes), processes, ("finetune",), **settings)
+    assert distance(tmp_path / "2", two) > 0  # it has learned
+    if term == "E_sum":  # a mean over patches, as gradients are over processes; Dice is one ratio over a batch
+        assert distance(tmp_path / "2", tmp_path / "1") <= 1e-5

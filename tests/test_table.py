@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.io.archive import sha256
-from common.table import BLOCK, HEADINGS, README, render, store_scores, table, variants
+from common.table import BLOCK, HEADINGS, README, _score, render, store_scores, table, variants
 from tests.packed import NAME, small_bundle
 
 MEAN = {"mean": 30.123456, "sd": None}
@@ -31,7 +31,8 @@ def test_every_weights_file_that_is_shipped_has_a_zip_and_scores_beside_bicubic(
         listed = json.loads((folder / "configs" / "metadata.json").read_text())["weights"]
         assert {v.weights for v in variants() if v.folder == folder and v.weights} == set(listed)
         for about in listed.values():
-            assert {"psnr_bicubic", "psnr_sr", "protocol", "patients"} <= set(about["scores"])
+            assert {"psnr_bicubic", "psnr_sr"} <= set(about["scores"]) or "dice" in about["scores"]
+            assert {"protocol", "patients"} <= set(about["scores"])
 
 
 def summary(path: Path, digest: str) -> str:
@@ -51,6 +52,18 @@ def test_scores_are_noted_for_the_weights_that_were_evaluated(tmp_path):
     assert scores["psnr_bicubic"] == 28.5 and scores["psnr_sr"] == 30.1235 and scores["patients"] == 2
     assert "scores" not in listed["model.pt"]
     assert [v.name for v in variants({NAME: bundle})] == [NAME, f"{NAME}_x2"]
+
+
+def test_the_dice_of_a_segmentation_is_its_score(tmp_path):
+    bundle = small_bundle(tmp_path)
+    digest = sha256(bundle / "models" / "model.pt")
+    dice = {"HR": {"heart": {"mean": 0.876543, "sd": 0.1}, "lesion": {"mean": None, "sd": None}}}
+    found = {"weights_sha256": digest, "protocol": "clean", "patients": 3, "dice": dice}
+    (tmp_path / "s.json").write_text(json.dumps(found))
+    store_scores(str(tmp_path / "s.json"), str(bundle))
+    scores = json.loads((bundle / "configs" / "metadata.json").read_text())["weights"]["model.pt"]["scores"]
+    assert scores == {"protocol": "clean", "patients": 3, "dice": {"heart": 0.8765}}
+    assert _score(scores) == "Dice heart 0.877" and _score(None) == "–"
 
 
 def test_scores_of_other_weights_are_refused(tmp_path):

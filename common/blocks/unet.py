@@ -5,8 +5,6 @@ first, a decoder of plain convolutions, skip connections. Built of MONAI's ResNe
 which knows no other widths.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -141,7 +141,7 @@ class CaseSaveImaged(SaveImaged):
         return output_path(source, suffix, self.output_dir, self.output_postfix, self.data_root_dir)
 
 
-class CaseSaveLabelsd(CaseSaveImaged):
+class LabelSaveImaged(CaseSaveImaged):
     """Save labels ``(1, X, Y, Z)`` as ``<stem>_<postfix>.nii.gz`` of 8 bits on the grid of their source.
 
     The format is NIfTI whatever the source's. Arguments are those of :class:`CaseSaveImaged`.
