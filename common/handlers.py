@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from .data.patches import PatchBatches
 from .io.whole import write_whole
+from .weights import plain
 
 BEST = "model.pt"
 CONVERGED = 0.02  # dB gained over the last RECENT validations
@@ -170,8 +171,3 @@ def epoch_length(engine: Engine) -> int:
     """Steps from one validation to the next."""
     assert engine.state.epoch_length is not None
     return engine.state.epoch_length
-
-
-def plain(part: Any) -> Any:
-    """``part``, or the module that it distributes: a state dict has no trace of several processes."""
-    return part.module if isinstance(part, nn.parallel.DistributedDataParallel) else part

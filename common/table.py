@@ -131,15 +131,14 @@ def table(dist: str = "dist", readme: str = str(README)) -> str:
 
 def _cells(variant: Variant, sizes: Mapping[str, str]) -> list[str]:
     metadata = read_json(variant.folder / "configs" / "metadata.json")
-    scores = variant.about.get("scores")
     scale = variant.about.get("scale") or ", ".join(map(str, metadata["scale"]))
     name = f"[{variant.name}](bundles/{variant.bundle}/docs/README.md)"
     modality = metadata["network_data_format"]["inputs"]["image"].get("modality", "any")
-    weights = variant.about.get("data", "none: train your own")
+    weights, score = variant.about.get("data", "none: train your own"), _score(variant.about.get("scores"))
     parameters = count_parameters(variant.folder, variant.about.get("scale"))
     return [
         *(name, metadata["description"], modality, f"×{scale}", f"{parameters:,}"),
-        *(weights, variant.about.get("licence", "–"), _score(variant.about.get("scores")), sizes.get(variant.name, "–")),
+        *(weights, variant.about.get("licence", "–"), score, sizes.get(variant.name, "–")),
     ]
 
 

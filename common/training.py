@@ -21,8 +21,9 @@ from monai.engines import SupervisedTrainer
 from .config import PLACES, check_settings, running_config
 from .data.patches import PatchBatches
 from .errors import as_flag, exits_on_mistake
-from .handlers import BEST, StopAtNaN, epoch_length, plain
+from .handlers import BEST, StopAtNaN, epoch_length
 from .io.whole import write_whole
+from .weights import plain
 
 LAST = "last.pt"
 FREE = (*PLACES, "device", "minutes", "resume", "compile", "imports", "initialize", "finalize", "run", "_comment")

@@ -52,18 +52,23 @@ def load_weights(
                 "fetch the bundle again, or pass weights of your own from another folder by --ckpt_path"
             )
         scale = listed[file.name].get("scale")
-        if scale != getattr(network, "scale", scale):
+        if scale != getattr(plain(network), "scale", scale):
             raise ValueError(
-                f"{file}: these weights are for scale {scale}, the network is for scale {network.scale}; "
+                f"{file}: these weights are for scale {scale}, the network is for scale {plain(network).scale}; "
                 "pass weights of that scale by --ckpt_path, or train them"
             )
     try:
-        network.load_state_dict(read_state(file), strict=True)
+        plain(network).load_state_dict(read_state(file), strict=True)
     except RuntimeError as error:
         raise ValueError(
             f"{file}: the weights do not fit the network ({_line(error)}); check the config, its scale and --ckpt_path"
         ) from error
     return digest
+
+
+def plain(part: Any) -> Any:
+    """``part``, or the module that it distributes: a state dict has no trace of several processes."""
+    return part.module if isinstance(part, nn.parallel.DistributedDataParallel) else part
 
 
 def read_state(file: Path) -> dict[str, torch.Tensor]:

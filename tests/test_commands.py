@@ -1,18 +1,22 @@
 """The commands as a user types them: other folders, the installed package, the README."""
 
 import json
+import operator
 import os
 import re
 import shlex
 import subprocess
 import sys
+from functools import reduce
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigParser
 
+from common.blocks.unet import SegmentationUNet
 from common.info import find_bundles, info
 from common.picture import draw_case
 from tests.helpers import INFERENCE, ROOT, blobs, oblique, save_nifti
@@ -45,6 +49,13 @@ def archive(tmp_path_factory) -> Path:
     """RDST packed, and unpacked beside it."""
     path = pack_quickly(find_bundles()["rdst"], tmp_path_factory.mktemp("dist"))
     unpack(path, path.parent)
+    return path
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("unet") / "unet.pt"
+    torch.save(SegmentationUNet(1, 2, width=4).state_dict(), path)
     return path
 
 
@@ -102,30 +113,38 @@ def test_every_option_in_the_readme_is_a_setting_of_the_config():
     settings = json.loads(INFERENCE.read_text())
     options = re.findall(r"^\| `--(\w+)`", README, flags=re.MULTILINE)
     assert len(options) >= 8 and set(options) <= set(settings)
-    train = ConfigParser(json.loads(INFERENCE.with_name("train.json").read_text()))
+    configs = (json.loads(INFERENCE.with_name(f"{name}.json").read_text()) for name in ("train", "finetune"))
+    train = ConfigParser(reduce(operator.or_, configs))
     rows = re.findall(r"^\| (`[a-z_#`, ]+`) \|", README.split("## Train on your data")[1], flags=re.MULTILINE)
     named = [name for row in rows for name in re.findall(r"`([a-z_#]+)`", row)]
     assert len(named) >= 12 and all(name in train for name in named)
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("python -m ")])
-def test_the_python_commands_of_the_readme_run(command, image, archive, tmp_path):
+def test_the_python_commands_of_the_readme_run(command, image, archive, unet, tmp_path):
     for split in ("train", "val", "test"):
         (tmp_path / "DATA" / split).mkdir(parents=True)
         values = (blobs((60, 50, 4), seed=len(split)) * 1000).astype(np.int16)
         save_nifti(tmp_path / "DATA" / split / f"{split}.nii.gz", values, oblique((1, 1, 3)))
+    save_nifti(tmp_path / "labels.nii.gz", (values > 500).astype(np.uint8), oblique((1, 1, 3)))
+    item = {"patient": "p", "image": "test/test.nii.gz", "label": "../labels.nii.gz"}
+    (tmp_path / "list.json").write_text(json.dumps({"classes": ["bright"], "test": [item]}))
     names = {
         "IN": str(image),
         "OUT": str(tmp_path / "OUT"),
         "DATA": str(tmp_path / "DATA"),
+        "FILE": str(tmp_path / "list.json"),
+        "UNET": str(unet),
         "runs/mine": str(tmp_path / "run"),
+        "runs/mine/model.pt": str(INFERENCE.parent.parent / "models" / "model.pt"),
+        "runs/finetuned": str(tmp_path / "finetuned"),
         "dist": str(tmp_path / "dist"),
         "file:///path/to/rdst_v0.1.0.zip": archive.as_uri(),
         ".": str(tmp_path / "bundles"),
         "rdst/configs/inference.json": str(archive.parent / "rdst" / "configs" / "inference.json"),
     }
     words = [names.get(word, word) for word in shlex.split(command)[2:]]
-    if any(word.endswith("train.json") for word in words):
+    if any("train.json" in word for word in words):
         words += ["--steps", "2", "--batch_size", "2", "--patch_size", "32", "--val_interval", "1"]
     done = run(*words)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -101,8 +101,8 @@ def test_two_processes_fine_tune_through_a_frozen_unet(data, two, tmp_path, term
     unet(torch.rand(2, 1, 64, 64))
     torch.save(unet.state_dict(), tmp_path / "unet.pt")
     settings = {"perceptual": term, "unet_path": tmp_path / "unet.pt", "ckpt_path": two / "model.pt"}
-    for processes in (1, 2):
-        train(data, tmp_path / str(processes), processes, ("finetune",), **settings)
-    assert distance(tmp_path / "2", two) > 0  # it has learned
+    train(data, tmp_path / "two", 2, ("finetune",), **settings)
+    assert distance(tmp_path / "two", two) > 0  # it has learned
     if term == "E_sum":  # a mean over patches, as gradients are over processes; Dice is one ratio over a batch
-        assert distance(tmp_path / "2", tmp_path / "1") <= 1e-5
+        train(data, tmp_path / "one", 1, ("finetune",), **settings)
+        assert distance(tmp_path / "two", tmp_path / "one") <= 1e-5
