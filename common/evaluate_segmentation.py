@@ -50,7 +50,7 @@ def evaluate_segmentation(
         output_dir: folder; made where it is missing. Earlier results in it are replaced.
         batch_size: planes at once.
         device: of the network.
-        pictures: whether to draw three patients.
+        pictures: whether to draw three images.
         weights_sha256: recorded.
 
     Returns:
@@ -71,26 +71,27 @@ def evaluate_segmentation(
     summary = protocol.describe(items) | about
     if done:
         more, text = hear(judge, 0, results, folder)
-        summary |= {"patients": len({item["patient"] for item in items}) - len(failed), **more}
+        findings = [found for result in done for found in result.findings[0]]
+        summary |= {"patients": len({found.patient for found in findings}), **more}
         write_summary(folder, summary, text)
         logger.info("mean ± SD over patients\n\n%s", text)
         if pictures:
-            _draw(evaluation, judge, [found for r in done for found in r.findings[0]], folder)
+            _draw(evaluation, judge, findings, folder)
     refuse_failed(failed, len(items), folder)
     return summary
 
 
 def _draw(evaluation: Evaluation, judge: SegmentationJudge, findings: Sequence[Finding], folder: Path) -> None:
-    """``worst.png``, ``median.png`` and ``best.png``: patients by mean Dice, each in its plane with most labels."""
+    """``worst.png``, ``median.png`` and ``best.png``: images by mean Dice, each in its plane with most labels."""
     ranked = sorted(findings, key=lambda found: _mean_dice(found))
     for case, place in (("worst", 0), ("median", (len(ranked) - 1) // 2), ("best", -1)):
         found = ranked[place]
-        item = next(item for item in evaluation.items if item["patient"] == found.patient)
+        item = next(item for item in evaluation.items if paths_of(item)[0] == found.image)
         pair = make_pair(item, evaluation.preprocessing, evaluation.protocol)
         truth = pair.cut(read_labels(item, pair.case, pair.size, judge.scheme))[:, 0]
         number = int((truth > 0).flatten(1).sum(1).argmax())
         plane = pair.high[number]
-        name = f"{case} patient by Dice: {found.patient}, {Path(paths_of(item)[0]).name}, plane {pair.planes[number]}"
+        name = f"{case} image by Dice: {found.patient}, {Path(found.image).name}, plane {pair.planes[number]}"
         labels = [truth[number].long(), judge.predict(plane[None])[0]]
         sheet = draw_labels(to_unit(plane, pair.limits)[0], labels, name, pair.case)
         write_whole(folder / f"{case}.png", sheet.save)

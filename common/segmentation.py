@@ -18,7 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from monai.metrics import compute_dice
 
-from .data.items import Item
+from .data.items import Item, paths_of
 from .data.labels import LabelScheme, read_labels
 from .errors import exits_on_mistake
 from .frozen import load_unet
@@ -71,6 +71,7 @@ class Finding:
 
     method: str
     patient: str
+    image: str
     dice: Mapping[str, float | None]
 
 
@@ -100,7 +101,7 @@ class SegmentationJudge:
         """See :class:`common.judges.Judge`; the labels are read here."""
         truth = pair.cut(read_labels(item, pair.case, pair.size, self.scheme))[:, 0]
         return lambda method, planes: Finding(
-            method, item["patient"], region_dice(self.predict(planes), truth, self.scheme)
+            method, item["patient"], paths_of(item)[0], region_dice(self.predict(planes), truth, self.scheme)
         )
 
     @torch.no_grad()

@@ -55,9 +55,9 @@ def test_the_planes_of_a_batch_are_one_volume_to_the_metric():
 
 def test_patients_count_once_and_those_without_a_region_not_at_all(tmp_path):
     findings = [
-        Finding("HR", "p", {"a": 0.8, "b": None}),
-        Finding("HR", "p", {"a": 0.6, "b": 0.5}),
-        Finding("HR", "q", {"a": 0.9, "b": None}),
+        Finding("HR", "p", "i", {"a": 0.8, "b": None}),
+        Finding("HR", "p", "i", {"a": 0.6, "b": 0.5}),
+        Finding("HR", "q", "j", {"a": 0.9, "b": None}),
     ]
     rows = dice_by_patient(findings, ("a", "b"))
     assert [(row["patient"], row["a"], row["b"]) for row in rows] == [("p", pytest.approx(0.7), 0.5), ("q", 0.9, None)]
