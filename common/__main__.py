@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import fire
 
+from .compare import compare
 from .data.layouts import datalist
 from .demo import demo
 from .errors import exits_on_mistake
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "picture": draw_case,
     "datalist": datalist,
     "profile": profile,
+    "compare": compare,
     "new": new,
     "pack": pack,
     "pack-all": pack_all,
@@ -35,6 +37,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "store-scores": store_scores,
     "table": table,
 }
+ANY_NUMBER = inspect.Parameter.VAR_POSITIONAL  # of words; they are no option
 
 
 def check_options(arguments: Sequence[str]) -> None:
@@ -45,7 +48,8 @@ def check_options(arguments: Sequence[str]) -> None:
     """
     if not arguments or arguments[0] not in COMMANDS:
         return
-    has = inspect.signature(COMMANDS[arguments[0]]).parameters
+    signature = inspect.signature(COMMANDS[arguments[0]])
+    has = {name: parameter for name, parameter in signature.parameters.items() if parameter.kind is not ANY_NUMBER}
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in has.values()):
         return
     for word in itertools.takewhile(lambda word: word != "--", arguments[1:]):
