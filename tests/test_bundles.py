@@ -109,6 +109,7 @@ OVER = {  # what an overlay lies over; by default train where its name begins so
     "paper": ["train", "inference"],
     "finetune": ["train"],
     "evaluate_segmentation": ["evaluate"],
+    "evaluate_features": ["evaluate"],
     "paper_chapter3": ["train + evaluate"],
     "paper_chapter4": ["train + evaluate"],
     "paper_chapter5": ["train + evaluate"],

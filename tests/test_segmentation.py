@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import monai.bundle
 import nibabel as nib
@@ -12,7 +13,9 @@ from monai.metrics import DiceMetric
 
 from common.blocks.unet import SegmentationUNet
 from common.data.labels import LabelScheme
+from common.features import FeatureJudge
 from common.segmentation import Finding, OneHotVolumes, SegmentationJudge, dice_by_patient, dice_table, region_dice
+from common.transforms.degradation import resample
 from tests.helpers import INFERENCE, blobs, oblique, save_nifti
 
 SCHEME = LabelScheme(("a", "b"))
@@ -99,11 +102,11 @@ def load(folder, name):
     return nib.load(folder / f"{name}.nii.gz").get_fdata()
 
 
-def run(folder, **overrides):
+def run(folder, files=CONFIGS, **overrides):
     options = {"network_def": {"_target_": "common.blocks.upsample.Bicubic", "scale": "@scale"}, "weights": "none"}
     options |= {"scale": 2, "device": "cpu", "dataset_dir": str(folder), "output_dir": str(folder / "out")}
     options |= {"datalist": str(folder / "datalist.json"), "unet_path": str(folder / "unet.pt"), "pictures": False}
-    monai.bundle.run(config_file=CONFIGS, logging_file=False, **{**options, **overrides})
+    monai.bundle.run(config_file=files, logging_file=False, **{**options, **overrides})
 
 
 def test_an_evaluation_by_segmentation_scores_hr_bicubic_and_sr(patients):
@@ -145,3 +148,45 @@ def test_labels_on_another_grid_fail_their_image_and_not_the_others(patients):
     with pytest.raises(SystemExit, match=r"1 of 3 images failed.*\n.*1_label\.nii\.gz: must lie on the grid"):
         run(patients)
     assert json.loads((patients / "out" / "summary.json").read_text())["patients"] == 2
+
+
+def test_distances_in_features_stand_beside_the_other_scores(patients):
+    unet = random_unet(patients / "unet.pt")
+    run(patients, files=[*CONFIGS, CONFIGS[0].replace("inference", "evaluate_features")], feature_layer="E1")
+    found = json.loads((patients / "out" / "summary.json").read_text())
+    features = found["features"]
+    assert features["network"] == "segmentation U-Net unet.pt, E1" and features["images"] == 9
+    assert features["bicubic"] == features["RDST"] and features["bicubic"]["frechet"] > 0 and "dice" in found
+    values = [torch.from_numpy(load(patients, n)).float().movedim(2, 0)[:, None] / 1024 for n in range(3)]
+    with torch.no_grad():
+        hr = torch.cat([unet.features(planes, ["E1"])["E1"].mean((2, 3)) for planes in values])
+        low = [resample(planes, (20, 18)) for planes in values]
+        sr = torch.cat([unet.features(resample(x, (40, 36)), ["E1"])["E1"].mean((2, 3)) for x in low])
+    assert features["bicubic"]["distance"] == pytest.approx(float((hr - sr).square().mean(1).sqrt().mean()), rel=0.02)
+    assert "| features of segmentation U-Net unet.pt, E1 |" in (patients / "out" / "summary.md").read_text()
+
+
+def test_features_of_nothing_are_refused(patients):
+    random_unet(patients / "unet.pt")
+    configs = [*CONFIGS[:2], CONFIGS[0].replace("inference", "evaluate_features")]
+    with pytest.raises(SystemExit, match="inception_path and unet_path: must have one of them"):
+        run(patients, files=configs, unet_path=None)
+    with pytest.raises(SystemExit, match=r"feature_layer: must be one of E1, .*, got E9"):
+        run(patients, files=configs, feature_layer="E9")
+    with pytest.raises(SystemExit, match="inception_path: must be a file"):
+        run(patients, files=configs, inception_path="nowhere.pth")
+
+
+def test_a_network_for_photographs_sees_each_channel_in_its_data_range():
+    class Mean:
+        name = "mean"
+
+        def __call__(self, images):
+            assert images.shape[1] == 1 and float(images.min()) >= 0 and float(images.max()) <= 1
+            return images.mean((2, 3))
+
+    limits = torch.tensor([[0.0, 2.0], [1.0, 5.0]])
+    pair = SimpleNamespace(limits=limits)
+    planes = torch.stack([torch.full((4, 4), 1.0), torch.full((4, 4), 4.0)])[None]
+    _, found = FeatureJudge(Mean(), unit=True).begin({}, pair)("HR", planes)
+    assert found.flatten().tolist() == [0.5, 0.75]
