@@ -42,11 +42,13 @@ class Scores:
         metric: name of the column.
         values: for each variant, for each of its seeds, the score of each patient.
         left_out: patients without a score somewhere, who count nowhere.
+        references: what bicubic and HR have of it over the other patients, which no variant changes.
     """
 
     metric: str
     values: list[list[list[float]]]
     left_out: list[str]
+    references: dict[str, float]
 
 
 def compare(base: str, *others: str, metrics: str | Sequence[str] | None = None, out: str | None = None) -> str:
@@ -64,6 +66,7 @@ def compare(base: str, *others: str, metrics: str | Sequence[str] | None = None,
     variants = [read_variant(argument) for argument in (base, *others)]
     _check_names([variant.name for variant in variants])
     seeds = [seed for variant in variants for seed in variant.seeds]
+    _check_conditions(seeds)
     every = list(dict.fromkeys(column for seed in seeds for column in seed.columns))
     asked = _words(metrics) if metrics is not None else [c for c in every if any(s.has_numbers(c) for s in seeds)]
     if not asked:
@@ -122,7 +125,30 @@ def _gather(metric: str, variants: Sequence[Variant]) -> Scores:
             "evaluate more patients, or choose others by --metrics"
         )
     values = [[[table[p] for p in kept] for table in found] for found in scored]
-    return Scores(metric, values, [patient for patient in patients if patient not in kept])
+    return Scores(
+        metric, values, [patient for patient in patients if patient not in kept], _references(metric, first, kept)
+    )
+
+
+def _references(metric: str, seed: Seed, patients: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for method, columns in seed.references.items():
+        cells = [columns.get(metric, {}).get(patient, "") for patient in patients]
+        if all(cells):
+            found[method] = statistics.fmean(map(float, cells))
+    return found
+
+
+def _check_conditions(seeds: Sequence[Seed]) -> None:
+    """All were evaluated alike; bicubic is the same in all, or the images were others."""
+    first = seeds[0]
+    for seed in seeds[1:]:
+        for name, value in first.conditions.items():
+            if seed.conditions.get(name) != value:
+                raise ValueError(
+                    f"{seed.folder}: {name} must be that of {first.folder}, {value}, got {seed.conditions.get(name)}; "
+                    "evaluate both alike"
+                )
 
 
 def _check_patients(seed: Seed, own: set[str], first: Seed, expected: set[str]) -> None:
@@ -139,6 +165,10 @@ def _markdown(names: Sequence[str], scores: Sequence[Scores], unused: Sequence[s
     headings += [f"difference from {names[0]}", "95 % interval", "better in"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for score in scores:
+        form, arrow = COLUMNS.get(score.metric, ("", ".4f"))[1], _arrow(score.metric)
+        for name, value in score.references.items():
+            cells = [f"{_heading(score.metric)} {arrow}", name, "–", str(len(score.values[0][0])), format(value, form)]
+            lines.append(f"| {' | '.join(cells + ['–'] * 4)} |")
         lines += [f"| {' | '.join(_cells(score, n, name))} |" for n, name in enumerate(names)]
     notes = [LEGEND]
     for score in scores:
@@ -156,7 +186,7 @@ def _cells(scores: Scores, number: int, name: str) -> list[str]:
     form = COLUMNS.get(scores.metric, ("", ".4f"))[1]
     lower, seeds = scores.metric in LOWER_IS_BETTER, scores.values[number]
     spread = statistics.stdev(map(statistics.fmean, seeds)) if len(seeds) > 1 else None
-    cells = [f"{_heading(scores.metric)} {'↓' if lower else '↑'}", name, str(len(seeds)), str(len(own))]
+    cells = [f"{_heading(scores.metric)} {_arrow(scores.metric)}", name, str(len(seeds)), str(len(own))]
     cells += [format(statistics.fmean(own), form), "–" if spread is None else format(spread, form)]
     if number == 0:
         return [*cells, "–", "–", "–"]
@@ -165,6 +195,10 @@ def _cells(scores: Scores, number: int, name: str) -> list[str]:
     finer = f"+.{int(form[1]) + 1}{form[2]}"  # differences are small beside the scores
     interval = f"{found.low:{finer}} to {found.high:{finer}}"
     return [*cells, format(found.mean, finer), interval, f"{better} of {len(own)}"]
+
+
+def _arrow(metric: str) -> str:
+    return "↓" if metric in LOWER_IS_BETTER else "↑"
 
 
 def _over_seeds(seeds: Sequence[Sequence[float]]) -> list[float]:

@@ -15,22 +15,21 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from monai.data import MetaTensor
 from monai.inferers import Inferer
 
 from .blocks.upsample import Bicubic
 from .config import check_settings, config_sha256
 from .data.items import Item, paths_of
 from .errors import CaseWarning, as_flag, exits_on_mistake, explain
-from .inferers import PlaneInferer
-from .io.case import KEY, Case
+from .inferers import PlaneInferer, infer_planes
+from .io.case import Case
 from .io.whole import write_whole
-from .judges import HR, Judge
+from .judges import Judge
 from .metrics import METRICS, consistency, score, to_unit
 from .picture import draw_comparison
 from .protocol import Pair, Preprocessing, Protocol, make_pair
 from .run import writable
-from .tables import BICUBIC, COLUMNS, Row, by_patient, markdown, mean, summarise, write_tables
+from .tables import BICUBIC, COLUMNS, HR, SEGMENTATION, Row, by_patient, markdown, mean, summarise, write_tables
 
 logger = logging.getLogger("common.evaluate")
 
@@ -46,11 +45,7 @@ class Method:
 
     def __call__(self, low: torch.Tensor, case: Case) -> torch.Tensor:
         """LR planes ``(N, C, H, W)`` to SR planes, as one volume stacked along the slice axis of ``case``."""
-        axis = case.slice_axis + 1
-        volume = low.movedim(0, axis).unsqueeze(0).to(self.device)
-        with torch.no_grad():
-            high: Any = self.inferer(MetaTensor(volume, meta={KEY: case.to_meta()}), self.network.eval())
-        return torch.as_tensor(high[0]).movedim(axis, 0).cpu()
+        return infer_planes(self.inferer, self.network, low, case, self.device)
 
 
 @dataclass
@@ -254,6 +249,7 @@ def _conclude(
         text += (
             f"\nData range: {summary['data_range']}. {' '.join(f'{note}.' for note in _blanks(rows))}".rstrip() + "\n"
         )
+        (folder / SEGMENTATION).unlink(missing_ok=True)  # of an earlier evaluation
         for number, judge in enumerate(evaluation.judges):
             more, table = hear(judge, number, results, folder)
             summary |= more

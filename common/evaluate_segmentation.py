@@ -15,6 +15,7 @@ from .data.items import Item, paths_of
 from .data.labels import WHOLE, LabelScheme, read_labels
 from .errors import as_flag, exits_on_mistake
 from .evaluate import Evaluation, hear, refuse_failed, run_all
+from .inferers import PlaneSegmenter
 from .io.whole import write_whole
 from .metrics import to_unit
 from .picture import draw_labels
@@ -23,6 +24,7 @@ from .run import writable
 from .segmentation import Finding, SegmentationJudge
 from .tables import write_summary
 
+STATED = "protocol", "crop", "min_foreground"  # nothing is degraded or clipped here
 logger = logging.getLogger("common.evaluate")
 
 
@@ -33,7 +35,7 @@ def evaluate_segmentation(
     protocol: Protocol,
     scheme: LabelScheme,
     output_dir: str,
-    batch_size: int = 8,
+    inferer: PlaneSegmenter,
     device: str | torch.device = "cpu",
     pictures: bool = True,
     weights_sha256: str = "",
@@ -48,7 +50,7 @@ def evaluate_segmentation(
         items, preprocessing, protocol: see :class:`common.evaluate.Evaluation`; the scale is 1.
         scheme: of the labels, which the items name.
         output_dir: folder; made where it is missing. Earlier results in it are replaced.
-        batch_size: planes at once.
+        inferer: of the bundle's inference.
         device: of the network.
         pictures: whether to draw three images.
         weights_sha256: recorded.
@@ -61,14 +63,14 @@ def evaluate_segmentation(
     """
     check_settings()
     pictures, folder = as_flag(pictures, "pictures"), writable(output_dir)
-    judge = SegmentationJudge(network, scheme, weights_sha256, batch_size, device)
+    judge = SegmentationJudge(network, scheme, weights_sha256, inferer, device)
     evaluation = Evaluation(items, preprocessing, protocol, (), (judge,))
     results = run_all(evaluation)
     if results is None:
         return {}
     failed, done = [r.error for r in results if r.error], [r for r in results if not r.error]
     about = {"weights_sha256": weights_sha256, "config_sha256": config_sha256(), "failed": failed}
-    summary = protocol.describe(items) | about
+    summary = {key: value for key, value in protocol.describe(items).items() if key in STATED} | about
     if done:
         more, text = hear(judge, 0, results, folder)
         findings = [found for result in done for found in result.findings[0]]
@@ -92,7 +94,7 @@ def _draw(evaluation: Evaluation, judge: SegmentationJudge, findings: Sequence[F
         number = int((truth > 0).flatten(1).sum(1).argmax())
         plane = pair.high[number]
         name = f"{case} image by Dice: {found.patient}, {Path(found.image).name}, plane {pair.planes[number]}"
-        labels = [truth[number].long(), judge.predict(plane[None])[0]]
+        labels = [truth[number].long(), judge.predict(plane[None], pair.case)[0].long()]
         sheet = draw_labels(to_unit(plane, pair.limits)[0], labels, name, pair.case)
         write_whole(folder / f"{case}.png", sheet.save)
 

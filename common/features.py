@@ -18,9 +18,9 @@ from .data.items import Item
 from .errors import exits_on_mistake
 from .frechet import FeatureNetwork, PooledFeatures, feature_distance, frechet_distance, load_inception, rank_note
 from .frozen import load_unet
-from .judges import HR
 from .metrics import to_unit
 from .protocol import Pair
+from .tables import HR
 
 Found = tuple[str, torch.Tensor]  # method, features (N, D)
 

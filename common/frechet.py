@@ -6,17 +6,16 @@ equation 6. The Fréchet distance is MONAI's. A distance means nothing without t
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from monai.metrics.fid import get_fid_score
+
+from .frozen import fill, freeze, read_named
 
 INCEPTION_FILE = "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"
 INSTALL = 'run pip install -e ".[fid]"'
@@ -38,7 +37,7 @@ class FeatureNetwork(Protocol):
 class PooledFeatures:
     """Mean over the plane of what one layer of a network gives, in float32, also under autocast.
 
-    The network is copied, so that training it further does not move the measure, and stays on its device.
+    The network is frozen from now on, and stays on its device.
 
     Args:
         module: has ``features(x, names)``, which returns a mapping from layer name to ``(N, C, h, w)``.
@@ -53,7 +52,7 @@ class PooledFeatures:
         if "inception" in name.lower():
             raise ValueError(f"name: must not say Inception, got {name}; name the network and its layer")
         self.name, self.layer = name, layer
-        self.module: Any = copy.deepcopy(module).eval().float().requires_grad_(False)
+        self.module: Any = freeze(module).float()
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -99,30 +98,20 @@ def load_inception(path: str | os.PathLike[str] | None, device: str | torch.devi
     Raises:
         ValueError: the file is missing, damaged or of another network, or torchvision is not installed.
     """
-    if not path or not Path(path).is_file():
-        raise ValueError(
-            f"inception_path: must be a file with the weights of Inception-V3, got {path}; nothing is downloaded: "
-            f"fetch {INCEPTION_FILE} and pass it by --inception_path FILE"
-        )
+    remedy = f"fetch {INCEPTION_FILE} and pass it by --inception_path FILE"
+    missing = (
+        f"inception_path: must be a file with the weights of Inception-V3, got {path}; nothing is downloaded: {remedy}"
+    )
+    state = read_named(path, missing)
     try:
         from torchvision.models import inception_v3
     except (ImportError, RuntimeError) as error:  # the latter where it was built for another PyTorch
         text = f"torchvision: must fit torch {torch.__version__}, got {error}; {INSTALL} from the index of torch"
         raise ValueError(text) from error
     network = inception_v3(weights=None, init_weights=False, aux_logits=True, transform_input=False)
-    try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # there is nearly nothing that torch.load does not raise for a damaged file
-        raise ValueError(
-            f"{path}: must be the whole state dict of torchvision's Inception-V3; fetch {INCEPTION_FILE} again"
-        ) from error
+    fill(network, state, f"{path}: must hold the weights of torchvision's Inception-V3", remedy)
     network.fc = nn.Identity()
     return InceptionFeatures(network.to(device))
-
-
-def gather_features(network: FeatureNetwork, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Features ``(N, D)`` of all images, on the CPU; sizes may differ from batch to batch."""
-    return torch.cat([network(images).cpu() for images in batches])
 
 
 def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:

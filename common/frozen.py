@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -14,9 +15,10 @@ import torch.nn as nn
 from .blocks.autoencoder import PerceptualEncoder
 from .blocks.unet import SegmentationUNet
 from .blocks.vgg import VGG
-from .errors import exits_on_mistake
+from .io.archive import sha256
 from .weights import read_state
 
+logger = logging.getLogger("common.frozen")
 FILES = {
     "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",
     "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
@@ -46,14 +48,13 @@ def load_unet(
     Raises:
         ValueError: no file, one of another network, or other channels or classes than asked for.
     """
-    state = _read(path, f"unet_path: must be the file of a trained segmentation U-Net, got {path}; {REMEDY}")
-    try:
-        width, channels = state["encoder.0.0.weight"].shape[:2]
-        unet = SegmentationUNet(channels, len(state["head.0.weight"]), width, _count_blocks(state))
-        unet.load_state_dict(state, strict=True)
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: must hold the weights of a segmentation U-Net ({text}); {REMEDY}") from error
+    state = read_named(path, f"unet_path: must be the file of a trained segmentation U-Net, got {path}; {REMEDY}")
+    demand = f"{path}: must hold the weights of a segmentation U-Net"
+    first, last = state.get("encoder.0.0.weight"), state.get("head.0.weight")
+    if first is None or last is None or first.dim() != 4 or len(first) % 4:
+        raise ValueError(f"{demand}, got {next(iter(state), 'nothing')} first; {REMEDY}")
+    unet = SegmentationUNet(first.shape[1], max(len(last), 2), len(first), _count_blocks(state))
+    fill(unet, state, demand, REMEDY)
     for name, asked in (("in_channels", in_channels), ("classes", classes)):
         if asked is not None and getattr(unet, name) != asked:
             raise ValueError(f"{path}: the U-Net must have {name} {asked}, got {getattr(unet, name)}; {REMEDY}")
@@ -81,10 +82,10 @@ def load_vgg(name: str, path: str | os.PathLike[str] | None) -> VGG:
     vgg = VGG(name)
     remedy = f"fetch {FILES[name]} and pass it by --vgg_path FILE"
     missing = f"vgg_path: must be a file with the weights of {name}, got {path}; nothing is downloaded: {remedy}"
-    state = _read(path, missing)
+    state = read_named(path, missing)
     state = {key: value for key, value in state.items() if not key.startswith("classifier.")}
     numbered = nn.ModuleDict({"features": nn.Sequential(*vgg.layers)})  # the same layers by torchvision's keys
-    _fill(numbered, state, f"{path}: must hold the weights of {name}", remedy)
+    fill(numbered, state, f"{path}: must hold the weights of {name}", remedy)
     return freeze(vgg)
 
 
@@ -101,20 +102,22 @@ def load_encoder(path: str | os.PathLike[str] | None, in_channels: int = 1) -> P
     """
     encoder = PerceptualEncoder(in_channels)
     remedy = "train an Autoencoder for such images and pass its state dict by --encoder_path FILE"
-    state = _read(path, f"encoder_path: must be a file with the weights of an encoder, got {path}; {remedy}")
+    state = read_named(path, f"encoder_path: must be a file with the weights of an encoder, got {path}; {remedy}")
     within = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
-    _fill(encoder, within or state, f"{path}: must hold the weights of an encoder of in_channels {in_channels}", remedy)
+    fill(encoder, within or state, f"{path}: must hold the weights of an encoder of in_channels {in_channels}", remedy)
     return freeze(encoder)
 
 
-def _read(path: str | os.PathLike[str] | None, missing: str) -> dict[str, torch.Tensor]:
+def read_named(path: str | os.PathLike[str] | None, missing: str) -> dict[str, torch.Tensor]:
     """The state dict in a file; ``missing`` is the complaint where there is no file."""
     if not path or not Path(path).is_file():
         raise ValueError(missing)
-    return read_state(Path(path))
+    state = read_state(Path(path))
+    logger.info("%s: frozen, SHA-256 %s", path, sha256(Path(path)))
+    return state
 
 
-def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], demand: str, remedy: str) -> None:
+def fill(network: nn.Module, state: Mapping[str, torch.Tensor], demand: str, remedy: str) -> None:
     """Load weights that fit to the last key, widened to float32; otherwise name the first that does not."""
     own = network.state_dict()
     for key in {**own, **state}:
@@ -126,6 +129,3 @@ def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], demand: str, re
             shapes = f"{tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
             raise ValueError(f"{demand}, got {key} of shape {shapes}; {remedy}")
     network.load_state_dict(state)
-
-
-load_unet_or_exit = exits_on_mistake(load_unet)

@@ -55,14 +55,17 @@ class KeepBest:
     def __call__(self, engine: Engine) -> None:
         value = float(engine.state.metrics[self.metric])
         self.history.append((int(engine.state.epoch), value))
-        if value > self.best:
-            self.best = value
-            if self.writes:
-                state = plain(self.network).state_dict()
-                write_whole(self.path, lambda path: torch.save(state, path))
+        improved, self.best = value > self.best, max(value, self.best)
+        if self.keeps(improved) and self.writes:
+            state = plain(self.network).state_dict()
+            write_whole(self.path, lambda path: torch.save(state, path))
         logger.info(
             "validation %d: %s %.4g, best %.4g%s", engine.state.epoch, self.metric, value, self.best, self.note()
         )
+
+    def keeps(self, improved: bool) -> bool:
+        """Whether the weights of this validation replace those before."""
+        return improved
 
     def note(self) -> str:
         """Whether the last validations still gained."""
@@ -78,6 +81,13 @@ class KeepBest:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.history, self.best = [(int(n), float(v)) for n, v in state["history"]], float(state["best"])
+
+
+class KeepLast(KeepBest):
+    """The same, of the last validation whatever its score: to compare losses after equal steps."""
+
+    def keeps(self, improved: bool) -> bool:
+        return True
 
 
 class StopAtNaN:

@@ -20,6 +20,7 @@ from monai.inferers import Inferer, SimpleInferer
 from .consistency import back_project, residual
 from .errors import CaseWarning, as_flag
 from .geometry import scaled_size, slice_axis_of
+from .io.case import KEY, Case
 from .memory import MB, bytes_per_pixel, resident_mb
 from .progress import PlaneProgress
 
@@ -185,6 +186,17 @@ class PlaneSegmenter(PlaneInferer):
 
     def _super_resolve(self, forward: Network, low: torch.Tensor, tile: int | None, multiple: int) -> torch.Tensor:
         return super()._super_resolve(forward, low, tile, multiple).argmax(1, keepdim=True).float()
+
+
+def infer_planes(
+    inferer: Inferer, network: torch.nn.Module, planes: torch.Tensor, case: Case, device: torch.device
+) -> torch.Tensor:
+    """Planes ``(N, C, H, W)`` of an image with this record through ``inferer``, as a volume; the result on the CPU."""
+    axis = case.slice_axis + 1
+    volume = planes.movedim(0, axis).unsqueeze(0).to(device)
+    with torch.no_grad():
+        out: Any = inferer(MetaTensor(volume, meta={KEY: case.to_meta()}), network.eval())
+    return torch.as_tensor(out[0]).movedim(axis, 0).cpu()
 
 
 class AutocastInferer(SimpleInferer):

@@ -11,8 +11,6 @@ import torch
 from .data.items import Item
 from .protocol import Pair
 
-HR = "HR"  # as a method in the tables: the ceiling
-
 
 class Judge(Protocol):
     """One more opinion on the images of an evaluation."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from monai.data import Dataset, DistributedSampler
 
 from .errors import exits_on_mistake
 
@@ -32,6 +33,21 @@ def local_device() -> torch.device:
     if "LOCAL_RANK" not in os.environ:
         return torch.device("cuda")
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+
+
+def share_validation(dataset: Dataset) -> DistributedSampler:
+    """MONAI's sampler that gives each process its part of the validation set, no entry twice.
+
+    Raises:
+        ValueError: there are more processes than entries.
+    """
+    count, world = len(dataset), dist.get_world_size()
+    if count < world:
+        raise ValueError(
+            f"validation: must have an entry for each of {world} processes, got {count} (planes, or volumes with "
+            "labels); pass a smaller --nproc_per_node, or add validation patients"
+        )
+    return DistributedSampler(dataset, even_divisible=False, shuffle=False)
 
 
 @contextmanager
@@ -66,3 +82,6 @@ def _agree(worklist: Sequence[str], group: Any, world: int) -> None:
     if other is not None:
         name = min(set(other) ^ set(lists[0]), default=other[0])
         raise ValueError(f"{name}: not all processes found it; run again when no files are being added or removed")
+
+
+share_validation_or_exit = exits_on_mistake(share_validation)

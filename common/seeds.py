@@ -9,12 +9,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .tables import BICUBIC
+from .metadata import read_json
+from .tables import BICUBIC, HR, PATIENTS, SEGMENTATION
 
-PATIENTS, SEGMENTATION = "patients.csv", "segmentation_patients.csv"
-REFERENCES = (BICUBIC, "HR")  # rows of these are not the variant's own
+REFERENCES = (BICUBIC, HR)  # rows of these are not the variant's own
+CONDITIONS = ("protocol", "scale", "crop", "border", "min_foreground", "degradation", "unet_sha256")  # of a comparison
 KEYS = ("method", "patient", "slices")  # the columns that hold no score
+
+
+Columns = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,14 @@ class Seed:
     Attributes:
         folder: what it left.
         columns: name of a column to patient to the text of the cell, of the one method beside the references.
+        references: the same of bicubic and HR, by method.
+        conditions: what its ``summary.json`` says of how it was evaluated.
     """
 
     folder: Path
-    columns: Mapping[str, Mapping[str, str]]
+    columns: Columns
+    references: Mapping[str, Columns]
+    conditions: Mapping[str, Any]
 
     def has_numbers(self, column: str) -> bool:
         """Whether a cell of ``column`` is a number, and none is another text."""
@@ -85,28 +94,40 @@ def read_seed(folder: Path) -> Seed:
     Raises:
         ValueError: a file is no such table, or holds several methods, or a patient twice.
     """
-    columns = _read(folder / PATIENTS)
+    tables = _read(folder / PATIENTS)
     if (folder / SEGMENTATION).exists():
-        columns |= _read(folder / SEGMENTATION)
-    return Seed(folder, columns)
+        for method, columns in _read(folder / SEGMENTATION).items():
+            tables.setdefault(method, {}).update(columns)
+    own = next(method for method in tables if method not in REFERENCES)
+    references = {method: tables[method] for method in REFERENCES if method in tables}
+    summary = read_json(folder / "summary.json")
+    return Seed(folder, tables[own], references, {name: summary.get(name) for name in CONDITIONS})
 
 
-def _read(path: Path) -> dict[str, dict[str, str]]:
+def _read(path: Path) -> dict[str, dict[str, dict[str, str]]]:
+    """Method, the one that is no reference first, to column to patient to cell."""
     names, rows = _rows(path)
     for key in ("method", "patient"):
         if key not in names:
             raise ValueError(f"{path}: must have the column {key}, got {', '.join(names) or 'none'}; evaluate again")
-    own = [row for row in rows if row["method"] not in REFERENCES]
-    methods, patients = sorted({row["method"] for row in own}), [row["patient"] for row in own]
+    methods = sorted({row["method"] for row in rows} - set(REFERENCES))
     if len(methods) != 1:
         raise ValueError(
             f"{path}: must hold one method beside {' and '.join(REFERENCES)}, got {', '.join(methods) or 'none'}; "
             "evaluate each into a folder of its own"
         )
+    patients = [row["patient"] for row in rows if row["method"] == methods[0]]
     twice = next((patient for patient in patients if patients.count(patient) > 1), None)
     if twice is not None:
         raise ValueError(f"{path}: must hold a patient once, got {twice} several times; evaluate again")
-    return {name: {row["patient"]: (row[name] or "").strip() for row in own} for name in names if name not in KEYS}
+    columns = [name for name in names if name not in KEYS]
+    return {
+        method: {
+            name: {row["patient"]: (row[name] or "").strip() for row in rows if row["method"] == method}
+            for name in columns
+        }
+        for method in dict.fromkeys([*methods, *(row["method"] for row in rows)])
+    }
 
 
 def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:

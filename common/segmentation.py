@@ -22,10 +22,12 @@ from .data.items import Item, paths_of
 from .data.labels import LabelScheme, read_labels
 from .errors import exits_on_mistake
 from .frozen import load_unet
+from .inferers import PlaneSegmenter, infer_planes
 from .io.archive import sha256
+from .io.case import Case
 from .io.whole import write_whole
 from .protocol import Pair
-from .tables import cell, mean, spread, write_csv
+from .tables import SEGMENTATION, cell, mean, spread, write_csv
 
 
 class OneHotVolumes:
@@ -82,7 +84,7 @@ class SegmentationJudge:
         unet: trained, on ``device``.
         scheme: of the labels, which the items name.
         weights_sha256: of the U-Net; recorded.
-        batch_size: planes at once.
+        inferer: that planes go through; by default 8 at once, whole.
         device: of the U-Net.
     """
 
@@ -91,29 +93,27 @@ class SegmentationJudge:
         unet: nn.Module,
         scheme: LabelScheme,
         weights_sha256: str,
-        batch_size: int = 8,
+        inferer: PlaneSegmenter | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         self.unet, self.scheme, self.sha256 = unet.eval(), scheme, weights_sha256
-        self.batch_size, self.device = batch_size, device
+        self.inferer, self.device = inferer or PlaneSegmenter(), torch.device(device)
 
     def begin(self, item: Item, pair: Pair) -> Callable[[str, torch.Tensor], Finding]:
         """See :class:`common.judges.Judge`; the labels are read here."""
         truth = pair.cut(read_labels(item, pair.case, pair.size, self.scheme))[:, 0]
         return lambda method, planes: Finding(
-            method, item["patient"], paths_of(item)[0], region_dice(self.predict(planes), truth, self.scheme)
+            method, item["patient"], paths_of(item)[0], region_dice(self.predict(planes, pair.case), truth, self.scheme)
         )
 
-    @torch.no_grad()
-    def predict(self, planes: torch.Tensor) -> torch.Tensor:
-        """Labels ``(N, H, W)`` of planes ``(N, C, H, W)``."""
-        parts = (self.unet(part.to(self.device)).argmax(1).cpu() for part in planes.split(self.batch_size))
-        return torch.cat(list(parts))
+    def predict(self, planes: torch.Tensor, case: Case) -> torch.Tensor:
+        """Labels ``(N, H, W)`` of planes ``(N, C, H, W)`` of an image with this record."""
+        return infer_planes(self.inferer, self.unet, planes, case, self.device)[:, 0]
 
     def conclude(self, findings: Sequence[Finding], folder: Path) -> tuple[dict[str, Any], str]:
         """See :class:`common.judges.Judge`; writes ``segmentation_patients.csv``."""
         patients = dice_by_patient(findings, self.scheme.names)
-        write_whole(folder / "segmentation_patients.csv", lambda path: write_csv(path, patients))
+        write_whole(folder / SEGMENTATION, lambda path: write_csv(path, patients))
         scores = {
             method: {
                 name: spread([row[name] for row in patients if row["method"] == method]) for name in self.scheme.names
@@ -156,7 +156,7 @@ def segmentation_judge(
 ) -> SegmentationJudge:
     """:class:`SegmentationJudge` with the U-Net in a file; raises as :func:`common.frozen.load_unet` does."""
     unet = load_unet(unet_path, in_channels, 1 + len(scheme.classes)).to(device)
-    return SegmentationJudge(unet, scheme, sha256(Path(str(unet_path))), batch_size, device)
+    return SegmentationJudge(unet, scheme, sha256(Path(str(unet_path))), PlaneSegmenter(batch_size), device)
 
 
 segmentation_judge_or_exit = exits_on_mistake(segmentation_judge)

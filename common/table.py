@@ -11,8 +11,8 @@ from typing import Any
 
 from .info import count_parameters, find_bundles
 from .io.whole import write_whole
-from .judges import HR
 from .metadata import read_json, write_json
+from .tables import HR
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCK = re.compile(r"(?<=<!-- bundles -->\n).*?(?=<!-- end of bundles -->)", re.S)

@@ -17,7 +17,8 @@ from typing import Any
 
 from .io.whole import write_whole
 
-BICUBIC = "bicubic"
+BICUBIC, HR = "bicubic", "HR"  # as methods: the baseline and the ceiling
+PATIENTS, SEGMENTATION = "patients.csv", "segmentation_patients.csv"
 COLUMNS = {  # name: heading, digits
     "psnr": ("PSNR (dB)", ".2f"),
     "ssim": ("SSIM", ".4f"),
@@ -115,7 +116,7 @@ def markdown(patients: Sequence[dict[str, Any]], method: str, title: str) -> str
 def write_tables(folder: Path, rows: Sequence[Row], summary: dict[str, Any], text: str) -> None:
     """``slices.csv`` and ``patients.csv``, and what :func:`write_summary` writes."""
     write_whole(folder / "slices.csv", lambda path: write_csv(path, [asdict(row) for row in rows]))
-    write_whole(folder / "patients.csv", lambda path: write_csv(path, by_patient(rows)))
+    write_whole(folder / PATIENTS, lambda path: write_csv(path, by_patient(rows)))
     write_summary(folder, summary, text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import struct
@@ -17,6 +18,7 @@ from .io.archive import sha256
 from .io.whole import write_whole
 from .metadata import read_json, write_json
 
+logger = logging.getLogger("common.training")
 # what torch.load was seen to raise on cut and altered files, of torchvision's older format as well
 DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AssertionError, struct.error)
 
@@ -97,7 +99,16 @@ def start_from(
     listed: Mapping[str, Any],
 ) -> str | None:
     """For training: :func:`load_weights` where there is a ``path``; none (or "") leaves the network as it was made."""
-    return load_weights(network, path, bundle_root, listed) if path else None
+    if not path:
+        return None
+    digest = load_weights(network, path, bundle_root, listed)
+    logger.info("starting from %s, SHA-256 %s", path, digest)
+    return digest
+
+
+def ask_for_stage_one() -> str:
+    """What stands for ``ckpt_path`` in a config of a second stage, until one is passed: an error that says so."""
+    raise SystemExit("error: ckpt_path: a second stage starts from weights of the first; pass --ckpt_path FILE")
 
 
 start_from_or_exit = exits_on_mistake(start_from)

@@ -1,6 +1,7 @@
 """Paired comparison over seeds: numbers worked out by hand and by SciPy, pairing by name, and every mistake named."""
 
 import csv
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -15,7 +16,13 @@ from common.seeds import read_variant
 BLANK = dict.fromkeys(("ssim", "ms_ssim", "consistency"), "")
 
 
-def write(folder: Path, psnr: dict[str, object], dice: dict[str, object] | None = None, **more: dict) -> Path:
+def write(
+    folder: Path,
+    psnr: dict[str, object],
+    dice: dict[str, object] | None = None,
+    conditions: dict | None = None,
+    **more: dict,
+) -> Path:
     """An evaluation of the method "SR": PSNR and Dice of region LV of each patient, and other columns by name."""
     folder.mkdir(parents=True)
     rows = [{"method": "bicubic", "patient": p, "slices": 9, "psnr": 1.0, **BLANK} for p in psnr]
@@ -25,6 +32,7 @@ def write(folder: Path, psnr: dict[str, object], dice: dict[str, object] | None 
         for p, v in psnr.items()
     ]
     save(folder / "patients.csv", rows)
+    (folder / "summary.json").write_text(json.dumps({"protocol": "clean", "scale": 4} | (conditions or {})))
     if dice is not None:
         rows = [{"method": m, "patient": p, "LV": 0.99} for m in ("HR", "bicubic") for p in dice]
         save(
@@ -116,7 +124,7 @@ def test_the_columns_of_every_folder_count(runs, tmp_path):
     write(tmp_path / "plain", {"a": 30, "b": 30, "c": 30})
     with pytest.raises(ValueError, match=r"plain: patients\.csv or segmentation_patients\.csv must have the column LV"):
         compare(f"plain={tmp_path}/plain", f"l1={runs}/l1_*")
-    assert list(table(compare(f"plain={tmp_path}/plain", f"l1={runs}/l1_*", metrics="psnr")))[1:] == [
+    assert list(table(compare(f"plain={tmp_path}/plain", f"l1={runs}/l1_*", metrics="psnr")))[2:] == [
         ("PSNR (dB) ↑", "plain"),
         ("PSNR (dB) ↑", "l1"),
     ]
@@ -222,3 +230,20 @@ def test_without_scipy_the_remedy_is_told(monkeypatch):
         ValueError, match=r'scipy: must be installed for the interval; run pip install -e "\.\[compare\]"'
     ):
         paired_difference([1.0, 2.0], [2.0, 4.0])
+
+
+def test_bicubic_and_hr_stand_above_the_variants(runs):
+    rows = table(compare(f"l1={runs}/l1_*", f"cobi={runs}/cobi_*", metrics="psnr,LV"))
+    assert rows["PSNR (dB) ↑", "bicubic"] == ["–", "3", "1.00", "–", "–", "–", "–"]
+    assert rows["LV ↑", "HR"] == ["–", "2", "0.9900", "–", "–", "–", "–"]
+    order = [variant for metric, variant in rows if metric == "PSNR (dB) ↑"]
+    assert order == ["bicubic", "l1", "cobi"]
+
+
+@pytest.mark.parametrize("condition", [{"scale": 2}, {"protocol": "paper, chapter 5"}, {"unet_sha256": "0"}])
+def test_runs_that_were_evaluated_otherwise_are_refused(runs, condition):
+    write(runs / "other", {"a": 32, "b": 32, "c": 31}, {"a": 0.8, "b": 0.5, "c": 0.7}, conditions=condition)
+    with pytest.raises(
+        ValueError, match=rf"other: {next(iter(condition))} must be that of .*l1_0.*evaluate both alike"
+    ):
+        compare(f"l1={runs}/l1_*", f"other={runs}/other")

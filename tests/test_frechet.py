@@ -13,7 +13,6 @@ from common.frechet import (
     PooledFeatures,
     feature_distance,
     frechet_distance,
-    gather_features,
     load_inception,
     rank_note,
 )
@@ -124,10 +123,7 @@ def test_features_are_means_over_the_plane_of_the_layer_in_evaluation():
     torch.testing.assert_close(network(x), expected.detach())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(network(x), expected.detach())
-    assert network.name == "tiny, second" and module.training and not network(x).requires_grad
-    torch.testing.assert_close(gather_features(network, x.split(5)), expected.detach())
-    nn.init.zeros_(module.second.weight)
-    torch.testing.assert_close(network(x), expected.detach())  # the measure does not move with training
+    assert network.name == "tiny, second" and not module.training and not network(x).requires_grad
     assert PooledFeatures(tiny().half(), "first", "half")(x).dtype == torch.float32
 
 

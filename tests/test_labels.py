@@ -53,6 +53,21 @@ def test_slope_and_intercept_of_a_label_file_count(tmp_path):
     assert planes[0]["label"][1].unique().tolist() == [0, 1, 2]
 
 
+def test_labels_can_be_swapped(tmp_path):
+    plain, swapped = (
+        load_planes([labelled(tmp_path)], PREPROCESSING, scheme=LabelScheme(("a", "b"), relabel))[1]["label"][1]
+        for relabel in ({}, {1: 2, 2: 1})
+    )
+    assert torch.equal(swapped, torch.tensor([0.0, 2.0, 1.0])[plain.long()])
+
+
+def test_the_slope_of_a_label_file_may_fall(tmp_path):
+    labels = np.zeros((40, 36, 4), np.int8)
+    labels[10:20], labels[20:30] = -1, -2
+    planes = load_planes([labelled(tmp_path, labels, slope=-1.0)], PREPROCESSING, scheme=SCHEME)
+    assert planes[0]["label"][1, 9:21:10, 0].tolist() == [0, 1] and planes[0]["label"][1].max() == 2
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -89,7 +104,12 @@ def test_a_datalist_says_what_its_labels_mean(tmp_path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ({}, "must have 'classes', the names of labels"),
+        ({}, "must have 'classes', a list of different names of labels"),
+        ({"classes": "abc"}, "must have 'classes', a list of different names of labels"),
+        ({"classes": ["a", "a"]}, "must have 'classes', a list of different names of labels"),
+        ({"classes": ["a", "whole"]}, "must have 'classes', a list of different names of labels"),
+        ({"classes": ["a"], "relabel": [4]}, "'relabel' must be an object of labels and 'regions' one of lists"),
+        ({"classes": ["a"], "regions": {"x": 1}}, "'relabel' must be an object of labels and 'regions' one of lists"),
         ({"classes": ["a"], "regions": {"x": [2]}}, r"x must be of labels 0 to 1, got \[2\]"),
         ({"classes": ["a"], "relabel": {"4": 3}}, r"relabel must be of labels 0 to 1, got \[3\]"),
     ],
@@ -154,6 +174,16 @@ def test_a_rotation_of_an_oblong_image_does_not_shear():
     torch.manual_seed(0)
     _, labels = LabelledBatch(True, degrees=90, zoom=1, shift=0)({"label": disc.repeat(8, 2, 1, 1)}, "cpu", False)
     assert labels.shape == (8, 1, *size) and float((labels - disc).abs().mean()) < 0.01
+
+
+def test_augmentation_keeps_what_is_below_zero_and_bears_a_hot_voxel():
+    both = batch()
+    both[:, :1] = both[:, :1] * 2 - 1.4  # from -1 to 0.6
+    both[:, 0, 0, 0] = 50.0
+    torch.manual_seed(0)
+    image, labels = LabelledBatch(True, contrast=1.4, noise=0)({"label": both}, "cpu", False)
+    means = [float(image[labels == label].median()) for label in (0, 1, 2)]
+    assert means[0] < -0.8 and means[0] + 0.4 < means[1] < means[2] - 0.4 and means[2] < 1.5
 
 
 def test_augmentation_follows_the_seed():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from monai.networks.nets import FlexibleUNet, resnet34
 
 from common.blocks.unet import NAMES, SegmentationUNet
 from common.frozen import load_unet
@@ -30,22 +31,51 @@ def test_any_size_goes_in_and_comes_out(unet, size):
     assert unet(torch.rand(2, 2, *size)).shape == (2, 3, *size)
 
 
-def test_features_are_those_that_hooks_see(unet):
-    seen = {}
-    parts = {f"E{n}": part for n, part in enumerate(unet.encoder, 1)} | {"D": unet.decoder, "logits": unet.head}
-    hooks = [
-        part.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.clone()}))
-        for name, part in parts.items()
-    ]
-    image = torch.rand(1, 2, 64, 32)
+def test_padding_is_in_no_feature(unet):
+    features = unet.features(torch.rand(1, 2, 45, 70), NAMES)
+    sizes = {name: tuple(value.shape[2:]) for name, value in features.items()}
+    assert sizes == {
+        **{"E1": (23, 35), "E2": (12, 18), "E3": (6, 9), "E4": (3, 5), "E5": (2, 3)},
+        **{"D": (45, 70), "logits": (45, 70)},
+    }
+
+
+class Hooked(torch.nn.Module):
+    """MONAI's ResNet-34, run by its own forward; what hooks see of its levels, as FlexibleUNet wants it."""
+
+    def __init__(self):
+        super().__init__()
+        options = {"spatial_dims": 2, "n_input_channels": 1, "conv1_t_stride": 2, "feed_forward": False}
+        self.resnet, self.seen = resnet34(pretrained=False, **options), []
+        for name in ("bn1", "layer1", "layer2", "layer3", "layer4"):
+            getattr(self.resnet, name).register_forward_hook(lambda _, __, out: self.seen.append(out.clone()))
+
+    def forward(self, image):
+        self.seen.clear()
+        self.resnet(image)
+        return [image, self.seen[0].relu(), *self.seen[1:]]
+
+
+def test_features_are_those_that_hooks_see_in_the_networks_of_monai():
+    torch.manual_seed(0)
+    ours = SegmentationUNet()
     with torch.no_grad():
-        found = unet.features(image, NAMES)
-        logits = unet(image)
-    for hook in hooks:
-        hook.remove()
+        ours(torch.rand(2, 1, 64, 64))
+    theirs, parts = FlexibleUNet(1, 4, "resnet34", pretrained=False, norm="batch"), ours.eval().encoder
+    theirs.encoder = Hooked()
+    resnet = theirs.encoder.resnet
+    places = {resnet.conv1: parts[0][0], resnet.bn1: parts[0][1], resnet.layer1: parts[1][1], resnet.layer2: parts[2]}
+    places |= {resnet.layer3: parts[3], resnet.layer4: parts[4]}
+    for target, source in (places | {theirs.decoder: ours.decoder, theirs.segmentation_head: ours.head}).items():
+        target.load_state_dict(source.state_dict())
+    seen = {}
+    theirs.eval().decoder.register_forward_hook(lambda _, __, out: seen.update(D=out))
+    image = torch.rand(1, 1, 64, 96)
+    with torch.no_grad():
+        seen["logits"], found = theirs(image), ours.features(image, NAMES)
+        seen |= {f"E{n}": value for n, value in enumerate(theirs.encoder(image)[1:], 1)}
     for name in NAMES:
-        torch.testing.assert_close(found[name], seen[name], rtol=0, atol=0)
-    torch.testing.assert_close(found["logits"], logits, rtol=0, atol=0)
+        torch.testing.assert_close(found[name], seen[name], atol=1e-5, rtol=1e-4)
 
 
 def test_nothing_is_computed_behind_the_last_feature_that_is_asked_for(unet):

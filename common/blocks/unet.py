@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from monai.networks.nets.flexible_unet import SegmentationHead, UNetDecoder
 from monai.networks.nets.resnet import ResNet
+
+from .swin import pad_to_multiple
 
 NAMES = ["E1", "E2", "E3", "E4", "E5", "D", "logits"]  # in the order in which they are computed
 
@@ -33,8 +34,6 @@ class SegmentationUNet(nn.Module):
         ValueError: ``classes`` is below 2, or ``width`` is no positive multiple of 4.
     """
 
-    size_multiple = 32
-
     def __init__(
         self, in_channels: int = 1, classes: int = 4, width: int = 64, blocks: Sequence[int] = (3, 4, 6, 3)
     ) -> None:
@@ -44,6 +43,7 @@ class SegmentationUNet(nn.Module):
         if width < 4 or width % 4:
             raise ValueError(f"width: must be a positive multiple of 4, got {width}; the paper has 64")
         self.in_channels, self.classes, self.names = in_channels, classes, NAMES
+        self.size_multiple = 32
         widths = [width, 2 * width, 4 * width, 8 * width]
         resnet = ResNet(
             "basic", list(blocks), widths, 2, in_channels, conv1_t_size=7, conv1_t_stride=2, feed_forward=False
@@ -77,25 +77,30 @@ class SegmentationUNet(nn.Module):
         """What the network makes of ``x``; nothing behind the last of ``names`` is computed.
 
         Args:
-            x: ``(B, in_channels, H, W)``. Where H or W is no multiple of 32, E1 to D cover the padded image.
+            x: ``(B, in_channels, H, W)``.
             names: among ``E1`` to ``E5``, ``D`` (output of the decoder) and ``logits``.
 
         Returns:
-            A tensor a name, of ``(B, C, H / 2, W / 2)`` for E1 down to ``(B, C, H / 32, W / 32)`` for E5, and
-            ``(B, C, H, W)`` for the others.
+            A tensor a name, of ``(B, C, H / 2, W / 2)`` for E1 down to ``(B, C, H / 32, W / 32)`` for E5, rounded up,
+            and ``(B, C, H, W)`` for the others; what covers padding alone is cut off.
         """
         last = max([self.names.index(name) for name in names])
         height, width = x.shape[2], x.shape[3]
-        level = F.pad(x, [0, -width % 32, 0, -height % 32], mode="replicate")
+        level = pad_to_multiple(x, self.size_multiple)
         encoded = [level]
         for number, stage in enumerate(self.encoder):
             if number <= last:
                 level = stage(level)
                 encoded.append(level)
-        found = {f"E{number}": level for number, level in enumerate(encoded)}
+        found: dict[str, torch.Tensor] = {}
+        high, wide = height, width
+        for number, level in enumerate(encoded):
+            found[f"E{number}"] = level[:, :, :high, :wide]
+            high, wide = (high + 1) // 2, (wide + 1) // 2
         if last >= len(self.encoder):
-            found["D"] = self.decoder(encoded)
-            found["logits"] = self.head(found["D"])[:, :, :height, :width]
+            decoded = self.decoder(encoded)
+            found["D"] = decoded[:, :, :height, :width]
+            found["logits"] = self.head(decoded)[:, :, :height, :width]
         return {name: found[name] for name in names}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

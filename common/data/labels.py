@@ -21,7 +21,6 @@ from ..io.options import ReadOptions
 from .items import Item, paths_of, read_datalist
 
 WHOLE = "whole"  # all classes together, each pixel of its own class: Dice-T of the paper
-FIELDS = "classes", "relabel", "regions"  # of a datalist
 
 
 @dataclass(frozen=True)
@@ -61,19 +60,24 @@ def read_scheme(datalist: str | os.PathLike[str] | None) -> LabelScheme:
     if datalist is None:
         raise ValueError("datalist: labels are asked for, which only a datalist names; pass --datalist FILE")
     content = read_datalist(Path(datalist))
-    classes, relabel, regions = (content.get(name) or {} for name in FIELDS)
-    if not isinstance(classes, Sequence) or not classes:
-        raise ValueError(f"{datalist}: must have 'classes', the names of labels 1, 2 and so on, got {classes}; add it")
-    scheme = LabelScheme(
-        tuple(map(str, classes)),
-        {int(old): int(new) for old, new in relabel.items()},
-        {name: tuple(chosen) for name, chosen in regions.items()},
-    )
-    known = range(1, len(classes) + 1)
-    for name, chosen in {**scheme.regions, "relabel": tuple(scheme.relabel.values())}.items():
-        if not set(chosen) <= {0, *known}:
-            raise ValueError(f"{datalist}: {name} must be of labels 0 to {len(classes)}, got {list(chosen)}; mend it")
-    return scheme
+    classes, relabel, regions = content.get("classes"), content.get("relabel") or {}, content.get("regions") or {}
+    names = classes if isinstance(classes, list) and all(isinstance(name, str) for name in classes) else []
+    if not names or len({*names, WHOLE}) <= len(names):
+        raise ValueError(
+            f"{datalist}: must have 'classes', a list of different names of labels 1, 2 and so on, got {classes}; add"
+        )
+    try:
+        numbers = {int(old): int(new) for old, new in relabel.items()}
+        groups = {str(name): tuple(map(int, chosen)) for name, chosen in regions.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{datalist}: 'relabel' must be an object of labels and 'regions' one of lists of labels, got {relabel} "
+            f"and {regions}; mend them"
+        ) from error
+    for name, chosen in {**groups, "relabel": tuple(numbers.values())}.items():
+        if not set(chosen) <= set(range(len(names) + 1)):
+            raise ValueError(f"{datalist}: {name} must be of labels 0 to {len(names)}, got {list(chosen)}; mend it")
+    return LabelScheme(tuple(names), numbers, groups)
 
 
 def read_labels(item: Item, case: Case, size: Sequence[int], scheme: LabelScheme) -> MetaTensor:
@@ -93,9 +97,10 @@ def read_labels(item: Item, case: Case, size: Sequence[int], scheme: LabelScheme
     stored, own = read_image(name, ReadOptions(analyze=True))
     if stored.shape[1:] != tuple(size) or not np.allclose(own.affine, case.affine, atol=1e-3):
         raise ValueError(f"{name}: must lie on the grid of {case.source}; resample it by nearest neighbour")
-    values = torch.from_numpy(own.slope * stored + own.intercept).float()
+    read = torch.from_numpy(abs(own.slope) * stored + own.intercept).float()  # the reader took a slope's sign
+    values = read.clone()
     for old, new in scheme.relabel.items():
-        values = torch.where(values == old, float(new), values)
+        values[read == old] = new
     found = values.unique()
     wrong = [float(value) for value in found if value not in range(len(scheme.classes) + 1)]
     if wrong:

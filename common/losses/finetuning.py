@@ -9,14 +9,15 @@ import os
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 from ..errors import exits_on_mistake
-from ..frozen import load_unet, load_vgg
+from ..frozen import load_encoder, load_unet, load_vgg
 from .perceptual import PerceptualLoss
 from .segmentation import TERMS, segmentation_loss
 
 VGG_LAYER = "conv5_4"  # not in the paper: before activation, as in ESRGAN
-CHOICES = (*TERMS, "vgg", "l1")
+CHOICES = (*TERMS, "vgg", "encoder", "l1")
 
 
 class CombinedLoss(nn.Module):
@@ -41,7 +42,7 @@ class CombinedLoss(nn.Module):
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """SR and HR ``(B, C, H, W)`` to a number."""
-        loss = self.alpha * (prediction - target).abs().mean()
+        loss = self.alpha * F.l1_loss(prediction, target)
         return loss if self.perceptual is None else loss + self.weight * self.perceptual(prediction, target)
 
 
@@ -50,6 +51,7 @@ def finetuning_loss(
     in_channels: int = 1,
     unet_path: str | os.PathLike[str] | None = None,
     vgg_path: str | os.PathLike[str] | None = None,
+    encoder_path: str | os.PathLike[str] | None = None,
     alpha: float = 1.0,
     weight: float = 10.0,
     device: str | torch.device = "cpu",
@@ -58,10 +60,11 @@ def finetuning_loss(
 
     Args:
         choice: ``E1`` to ``E5``, ``E_sum``, ``D``, ``HRL`` (see :func:`common.losses.segmentation.segmentation_loss`),
-            ``vgg`` (VGG-19, L2), or ``l1`` for L1 alone.
+            ``vgg`` (VGG-19, L2), ``encoder`` (that of Multimodal-Boost, its equation 8), or ``l1`` for L1 alone.
         in_channels: of the images.
-        unet_path: weights of the segmentation U-Net, for all but the last two.
+        unet_path: weights of the segmentation U-Net, for all but the last three.
         vgg_path: weights of VGG-19, for ``vgg``.
+        encoder_path: weights of the encoder, for ``encoder``.
         alpha, weight: see :class:`CombinedLoss`.
         device: of the images.
 
@@ -73,6 +76,8 @@ def finetuning_loss(
     perceptual: nn.Module | None = None
     if choice == "vgg":
         perceptual = PerceptualLoss(load_vgg("vgg19", vgg_path), {VGG_LAYER: 1.0}, "L2")
+    elif choice == "encoder":
+        perceptual = PerceptualLoss(load_encoder(encoder_path, in_channels), {"relu6": 1.0}, "L2")
     elif choice != "l1":
         perceptual = segmentation_loss(load_unet(unet_path, in_channels), choice)
     return CombinedLoss(perceptual, alpha, weight).to(device)

@@ -12,14 +12,13 @@ import torch.nn as nn
 from monai.losses import DiceLoss
 
 from ..blocks.unet import SegmentationUNet
-from ..frozen import freeze
-from .perceptual import PerceptualLoss
+from .perceptual import FrozenLoss, PerceptualLoss
 
 LEVELS = ("E1", "E2", "E3", "E4", "E5")
 TERMS = (*LEVELS, "E_sum", "D", "HRL")
 
 
-class LabelLoss(nn.Module):
+class LabelLoss(FrozenLoss):
     """L_HRL (equation 5.12): 1 − soft Dice between what the U-Net predicts on SR and on HR, over all classes but 0.
 
     Of squared probabilities, so that it is 0 where both are the same, and over the whole batch, since few classes are
@@ -27,23 +26,14 @@ class LabelLoss(nn.Module):
     """
 
     def __init__(self, unet: SegmentationUNet) -> None:
-        super().__init__()
-        self.unet = unet
-        freeze(unet)
+        super().__init__(unet)
         self.dice = DiceLoss(include_background=False, squared_pred=True, batch=True)
 
-    def train(self, mode: bool = True) -> LabelLoss:
-        """The U-Net stays in eval mode."""
-        super().train(mode)
-        self.unet.eval()
-        return self
+    def look(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.encoder(image).softmax(1))
 
-    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """SR and HR ``(B, C, H, W)`` to a number; in float32 also under autocast."""
-        with torch.autocast(prediction.device.type, enabled=False):
-            with torch.no_grad():
-                truth = self.unet(target.float()).softmax(1)
-            return self.dice(self.unet(prediction.float()).softmax(1), truth)
+    def distance_of(self, seen: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.dice(seen, goal))
 
 
 def segmentation_loss(unet: SegmentationUNet, term: str) -> nn.Module:

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 
 from ..errors import as_flag
 
+TOP = 0.99  # quantile that stands for the brightest: a hot voxel must not press all others into the dark
+
 
 class LabelledBatch:
     """``prepare_batch`` of trainer and evaluator: planes with their labels as last channel to images and labels.
@@ -22,7 +24,7 @@ class LabelledBatch:
             PyTorch's generator of the CPU; labels move along. False leaves them as they are.
         degrees, zoom, shift: largest rotation, zoom (as a factor) and shift (as a part of the side), either way.
         contrast: largest change of gain and of the exponent, as a factor.
-        noise: largest standard deviation of the noise, as a part of the image's maximum.
+        noise: largest standard deviation of the noise, as a part of the range from minimum to 99th percentile.
         key: where a batch holds its planes ``(B, C + 1, H, W)``.
     """
 
@@ -74,10 +76,12 @@ class LabelledBatch:
         return torch.stack(rows, dim=1)
 
     def _change_intensity(self, image: torch.Tensor) -> torch.Tensor:
-        count, top = len(image), image.flatten(1).amax(1).clamp(min=1e-6).view(-1, 1, 1, 1)
+        count, flat = len(image), image.flatten(1)
+        low = flat.amin(1).view(-1, 1, 1, 1)
+        width = (flat.quantile(TOP, dim=1).view(-1, 1, 1, 1) - low).clamp(min=1e-6)
         gain, gamma = torch.exp(_symmetric(2, count) * math.log(self.contrast)).to(image).view(2, -1, 1, 1, 1)
         noise = torch.randn(image.shape) * torch.rand(count).view(-1, 1, 1, 1) * self.noise
-        return ((image / top).clamp(0, 1) ** gamma * gain + noise.to(image)) * top
+        return (((image - low) / width) ** gamma * gain + noise.to(image)) * width + low
 
 
 def _symmetric(*shape: int) -> torch.Tensor:
