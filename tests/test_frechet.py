@@ -163,7 +163,7 @@ def test_what_is_not_installed_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("monai.metrics.fid.scipy", Missing())
     with pytest.raises(ValueError, match=r'scipy: must be installed for .*; run pip install -e "\.\[fid\]"'):
         frechet_distance(draw(5, 3), draw(5, 3, seed=1))
-    (tmp_path / "a.pth").write_bytes(b"")
+    torch.save({}, tmp_path / "a.pth")
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     with pytest.raises(
         ValueError,

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from monai.bundle import ConfigWorkflow
 
+from common.blocks.autoencoder import PerceptualEncoder
 from common.blocks.unet import SegmentationUNet
+from common.blocks.vgg import VGG
 from common.losses.finetuning import CHOICES, CombinedLoss, finetuning_loss
 from common.losses.segmentation import LEVELS, TERMS, segmentation_loss
 from tests.helpers import INFERENCE, blobs, oblique, save_nifti
@@ -91,7 +93,7 @@ def test_the_factors_are_those_of_equation_514(unet):
 
 
 def test_unknown_choices_and_missing_networks_are_refused(unet, tmp_path):
-    with pytest.raises(ValueError, match=r"perceptual: must be one of E1, .*, vgg, l1, got E6"):
+    with pytest.raises(ValueError, match=r"perceptual: must be one of E1, .*, vgg, encoder, l1, got E6"):
         finetuning_loss("E6")
     with pytest.raises(ValueError, match="term: must be one of E1"):
         segmentation_loss(unet, "l1")
@@ -111,7 +113,9 @@ def data(tmp_path_factory, unet):
     for split in ("train", "val"):
         (folder / split).mkdir()
         save_nifti(folder / split / "a.nii.gz", (blobs((48, 40, 3)) * 1000).astype(np.int16), oblique((1, 1, 3)))
-    torch.save(unet.state_dict(), folder / "unet.pt")
+    numbered = torch.nn.ModuleDict({"features": torch.nn.Sequential(*VGG("vgg19").layers)})  # torchvision's keys
+    for name, network in {"unet": unet, "vgg": numbered, "encoder": PerceptualEncoder()}.items():
+        torch.save(network.state_dict(), folder / f"{name}.pt")
     run(folder, folder / "stage1", "train", "smoke")
     return folder
 
@@ -126,9 +130,10 @@ def run(folder, out, *configs, **overrides):
     return workflow
 
 
-@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice != "vgg"])
+@pytest.mark.parametrize("choice", CHOICES)
 def test_every_variant_trains_a_step_from_stage_one_under_bfloat16(choice, data, tmp_path):
-    more = {"perceptual": choice, "unet_path": str(data / "unet.pt"), "ckpt_path": str(data / "stage1" / "model.pt")}
+    more = {"perceptual": choice, "ckpt_path": str(data / "stage1" / "model.pt")}
+    more |= {f"{name}_path": str(data / f"{name}.pt") for name in ("unet", "vgg", "encoder")}
     workflow = run(data, tmp_path / "run", "train", "finetune", "smoke", amp_dtype="bfloat16", **more)
     first, last = (torch.load(f / "last.pt", weights_only=True) for f in (data / "stage1", tmp_path / "run"))
     assert last["step"] == 1 and json.loads(last["settings"])["perceptual"] == choice
@@ -149,6 +154,21 @@ def test_the_learning_rate_halves_where_the_paper_says(data):
     parser.initialize()
     scheduler = parser.parser.get_parsed_content("lr_scheduler")
     assert sorted(scheduler.milestones) == [10_000, 15_000, 17_500] and scheduler.gamma == 0.5
+
+
+def test_a_second_stage_asks_for_weights_of_the_first(data, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: ckpt_path: a second stage starts from weights of the first; pass"):
+        run(data, tmp_path, "train", "finetune", "smoke", perceptual="l1")
+
+
+def test_weights_of_the_last_validation_are_kept_whatever_their_psnr(data, tmp_path):
+    options = {"perceptual": "HRL", "unet_path": str(data / "unet.pt"), "ckpt_path": str(data / "stage1" / "model.pt")}
+    run(data, tmp_path, "train", "finetune", "smoke", **options, steps=3, learning_rate=0.5, weight=1000.0)
+    last = torch.load(tmp_path / "last.pt", weights_only=True)
+    scores = [value for _, value in last["best"]["history"]]
+    assert len(scores) == 3 and scores.index(max(scores)) < 2  # the best one is not the last
+    kept = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert all(torch.equal(kept[key], value) for key, value in last["network"].items())
 
 
 def test_a_finetuning_without_its_unet_ends_in_a_sentence(data, tmp_path):

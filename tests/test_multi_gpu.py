@@ -1,5 +1,6 @@
 """Two processes by torchrun, on CPU: the weights of one process with the whole batch, resume, a stop of both."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from common.blocks.autoencoder import PerceptualEncoder
 from common.blocks.unet import SegmentationUNet
+from common.blocks.vgg import VGG
+from common.losses.finetuning import CHOICES
 from tests.helpers import ROOT, blobs, oblique, save_nifti
 
 pytestmark = pytest.mark.slow
@@ -94,15 +98,69 @@ def test_a_process_whose_time_is_up_stops_the_other_one_too(data, tmp_path):
     assert read(tmp_path, "last.pt")["step"] == 1
 
 
-@pytest.mark.parametrize("term", ["E_sum", "HRL"])
-def test_two_processes_fine_tune_through_a_frozen_unet(data, two, tmp_path, term):
+def launch(*words: object) -> None:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", *TORCHRUN, *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def frozen_networks(folder: Path) -> dict[str, str]:
+    """A U-Net, VGG-19 under torchvision's keys, and the autoencoder, with random weights."""
     torch.manual_seed(0)
-    unet = SegmentationUNet(1, 3, width=4)
+    unet, vgg = SegmentationUNet(1, 3, width=4), VGG("vgg19")
     unet(torch.rand(2, 1, 64, 64))
-    torch.save(unet.state_dict(), tmp_path / "unet.pt")
-    settings = {"perceptual": term, "unet_path": tmp_path / "unet.pt", "ckpt_path": two / "model.pt"}
-    train(data, tmp_path / "two", 2, ("finetune",), **settings)
+    numbered = torch.nn.ModuleDict({"features": torch.nn.Sequential(*vgg.layers)})
+    for name, network in {"unet": unet, "vgg": numbered, "encoder": PerceptualEncoder()}.items():
+        torch.save(network.state_dict(), folder / f"{name}.pt")
+    return {f"{name}_path": str(folder / f"{name}.pt") for name in ("unet", "vgg", "encoder")}
+
+
+def test_two_processes_fine_tune_by_every_choice_under_bfloat16(data, two, tmp_path):
+    configs = [f"bundles/rdst/configs/{name}.json" for name in ("train", "finetune", "multi_gpu_train", "smoke")]
+    settings = frozen_networks(tmp_path) | {**SETTINGS, "steps": 1, "val_interval": 1, "batch_size": 2}
+    settings |= {"amp_dtype": "bfloat16", "dataset_dir": str(data), "ckpt_path": str(two / "model.pt")}
+    launch("tests.finetune_all", json.dumps(configs), json.dumps(settings), tmp_path, *CHOICES)
+    before = read(two, "model.pt")
+    for choice in CHOICES:
+        after = read(tmp_path / choice, "last.pt")
+        assert after["step"] == 1 and any(not torch.equal(before[k], v) for k, v in after["network"].items()), choice
+
+
+def test_two_processes_fine_tune_to_the_weights_of_one(data, two, tmp_path):
+    more = frozen_networks(tmp_path) | {"perceptual": "E_sum", "ckpt_path": two / "model.pt"}
+    train(data, tmp_path / "two", 2, ("finetune",), **more)
+    train(data, tmp_path / "one", 1, ("finetune",), **more)
     assert distance(tmp_path / "two", two) > 0  # it has learned
-    if term == "E_sum":  # a mean over patches, as gradients are over processes; Dice is one ratio over a batch
-        train(data, tmp_path / "one", 1, ("finetune",), **settings)
-        assert distance(tmp_path / "two", tmp_path / "one") <= 1e-5
+    assert distance(tmp_path / "two", tmp_path / "one") <= 1e-5
+
+
+def labelled(folder: Path, volumes: int) -> Path:
+    """A datalist of so many volumes for validation, and one for training."""
+    items = {"training": [], "validation": []}
+    for number in range(volumes + 1):
+        values = (blobs((40, 36, 4), seed=number) * 1000).astype(np.int16)
+        save_nifti(folder / f"{number}.nii.gz", values, oblique((1, 1, 3)))
+        save_nifti(folder / f"{number}_label.nii.gz", (values > 500).astype(np.uint8), oblique((1, 1, 3)))
+        item = {"patient": f"p{number}", "image": f"{number}.nii.gz", "label": f"{number}_label.nii.gz"}
+        items["validation" if number else "training"].append(item)
+    (folder / "list.json").write_text(json.dumps({"classes": ["bright"], **items}))
+    return folder / "list.json"
+
+
+def unet(folder: Path, volumes: int) -> None:
+    configs = [f"bundles/segmentation_unet/configs/{name}.json" for name in ("train", "multi_gpu_train", "smoke")]
+    settings = {"dataset_dir": folder, "datalist": labelled(folder, volumes), "output_dir": folder / "run"}
+    settings |= {"steps": 2, "val_interval": 1, "batch_size": 2, "patch_size": 32}
+    launch("monai.bundle", "run", "--config_file", configs, *(w for k, v in settings.items() for w in (f"--{k}", v)))
+
+
+def test_two_processes_train_the_unet_and_share_its_validation(tmp_path):
+    unet(tmp_path, volumes=3)
+    last = read(tmp_path / "run", "last.pt")
+    assert last["step"] == 2 and [epoch for epoch, _ in last["best"]["history"]] == [1, 2]
+
+
+def test_more_processes_than_validation_volumes_are_refused_by_a_sentence(tmp_path):
+    with pytest.raises(AssertionError, match="validation: must have an entry for each of 2 processes, got 1"):
+        unet(tmp_path, volumes=1)

@@ -1,3 +1,5 @@
+"""The perceptual loss: its value, where gradients go, and files of weights that do not fit."""
+
 import os
 
 import pytest

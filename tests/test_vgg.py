@@ -1,3 +1,5 @@
+"""VGG: its features against the same layers built by hand, and files of its weights."""
+
 import pytest
 import torch
 import torch.nn as nn
