@@ -60,7 +60,7 @@ class KeepBest:
             state = plain(self.network).state_dict()
             write_whole(self.path, lambda path: torch.save(state, path))
         logger.info(
-            "validation %d: %s %.4g, best %.4g%s", engine.state.epoch, self.metric, value, self.best, self.note()
+            "validation %d: %s %.3f, best %.3f%s", engine.state.epoch, self.metric, value, self.best, self.note()
         )
 
     def keeps(self, improved: bool) -> bool:
@@ -74,7 +74,7 @@ class KeepBest:
         before = max(value for _, value in self.history[:-RECENT])
         gain = max(value for _, value in self.history[-RECENT:]) - before
         word = "converged" if gain < self.enough else "not converged"
-        return f", {gain:+.4g} over the last {RECENT}: {word}"
+        return f", {gain:+.3f} over the last {RECENT}: {word}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "best": self.best}

@@ -250,7 +250,7 @@ def test_a_perfect_network_has_infinite_psnr_whichever_way_planes_are_stacked(tm
         Method(name, torch.nn.Identity(), inferer, torch.device("cpu"))
         for name, inferer in (("bicubic", doubling), ("SR", oracle))
     )
-    got = Evaluation([given], PREPROCESSING, Protocol(2), methods).score(given)
+    got, _ = Evaluation([given], PREPROCESSING, Protocol(2), methods).score(given)
     assert [row.plane for row in got] == [0, 1, 2] * 2
     assert all(row.psnr < 40 for row in got[:3])
     assert all((row.psnr, row.ssim, row.consistency) == (np.inf, 1.0, 0.0) for row in got[3:])

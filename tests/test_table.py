@@ -57,12 +57,12 @@ def test_scores_are_noted_for_the_weights_that_were_evaluated(tmp_path):
 def test_the_dice_of_a_segmentation_is_its_score(tmp_path):
     bundle = small_bundle(tmp_path)
     digest = sha256(bundle / "models" / "model.pt")
-    dice = {"HR": {"heart": {"mean": 0.876543, "sd": 0.1}, "lesion": {"mean": None, "sd": None}}}
+    dice = {"HR": {"heart": {"mean": 0.8766, "sd": 0.1}, "lesion": {"mean": None, "sd": None}}}
     found = {"weights_sha256": digest, "protocol": "clean", "patients": 3, "dice": dice}
     (tmp_path / "s.json").write_text(json.dumps(found))
     store_scores(str(tmp_path / "s.json"), str(bundle))
     scores = json.loads((bundle / "configs" / "metadata.json").read_text())["weights"]["model.pt"]["scores"]
-    assert scores == {"protocol": "clean", "patients": 3, "dice": {"heart": 0.8765}}
+    assert scores == {"protocol": "clean", "patients": 3, "dice": {"heart": 0.8766}}
     assert _score(scores) == "Dice heart 0.877" and _score(None) == "–"
 
 
