@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from .errors import exits_on_mistake
+from .errors import as_flag, exits_on_mistake
 from .io.archive import sha256
 from .io.whole import write_whole
 from .metadata import read_json, write_json
@@ -41,24 +41,13 @@ def load_weights(
         ValueError: missing, changed, damaged, or of another network.
     """
     file = Path(path)
-    if not file.is_file():
-        large = (Path(bundle_root) / "large_files.yml").is_file()
-        fetch = f"python -m monai.bundle download_large_files --bundle_path {bundle_root} fetches them; or " * large
-        raise ValueError(f"{file}: there are no such weights; {fetch}pass --ckpt_path FILE, or train them first")
-    digest = sha256(file)
-    if file.resolve().parent == (Path(bundle_root) / "models").resolve():
-        expected = listed.get(file.name, {}).get("sha256")
-        if digest != expected:
-            raise ValueError(
-                f"{file}: SHA-256 must be {expected} as metadata.json lists it, got {digest}; "
-                "fetch the bundle again, or pass weights of your own from another folder by --ckpt_path"
-            )
-        scale = listed[file.name].get("scale")
-        if scale != getattr(plain(network), "scale", scale):
-            raise ValueError(
-                f"{file}: these weights are for scale {scale}, the network is for scale {plain(network).scale}; "
-                "pass weights of that scale by --ckpt_path, or train them"
-            )
+    digest = _check_listed(file, bundle_root, listed)
+    scale = listed.get(file.name, {}).get("scale") if _is_shipped(file, bundle_root) else None
+    if scale is not None and scale != getattr(plain(network), "scale", scale):
+        raise ValueError(
+            f"{file}: these weights are for scale {scale}, the network is for scale {plain(network).scale}; "
+            "pass weights of that scale by --ckpt_path, or train them"
+        )
     try:
         plain(network).load_state_dict(read_state(file), strict=True)
     except RuntimeError as error:
@@ -92,16 +81,68 @@ def read_state(file: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def _is_shipped(file: Path, bundle_root: str | os.PathLike[str]) -> bool:
+    return file.resolve().parent == (Path(bundle_root) / "models").resolve()
+
+
+def _check_listed(file: Path, bundle_root: str | os.PathLike[str], listed: Mapping[str, Any]) -> str:
+    """SHA-256 of the file, which is there, and has the one that is listed where it is the bundle's own."""
+    if not file.is_file():
+        large = (Path(bundle_root) / "large_files.yml").is_file()
+        fetch = f"python -m monai.bundle download_large_files --bundle_path {bundle_root} fetches them; or " * large
+        raise ValueError(f"{file}: there are no such weights; {fetch}pass --ckpt_path FILE, or train them first")
+    digest = sha256(file)
+    expected = listed.get(file.name, {}).get("sha256")
+    if _is_shipped(file, bundle_root) and digest != expected:
+        raise ValueError(
+            f"{file}: SHA-256 must be {expected} as metadata.json lists it, got {digest}; "
+            "fetch the bundle again, or pass weights of your own from another folder by --ckpt_path"
+        )
+    return digest
+
+
+def load_trunk(
+    network: nn.Module, path: str | os.PathLike[str], bundle_root: str | os.PathLike[str], listed: Mapping[str, Any]
+) -> str:
+    """Load all weights but those of ``network.upsampler``, from weights for another scale; their SHA-256.
+
+    Lim et al., EDSR (2017), section 4.2, start ×4 from ×2 in this way, and converge sooner.
+
+    Args:
+        network, path, bundle_root, listed: as in :func:`load_weights`.
+
+    Raises:
+        ValueError: missing, changed, damaged, or the trunk is of another network.
+    """
+    file, target = Path(path), plain(network)
+    digest, state = _check_listed(file, bundle_root, listed), read_state(file)
+    own = target.state_dict()
+    trunks = [{key: v.shape for key, v in s.items() if not key.startswith("upsampler.")} for s in (state, own)]
+    if trunks[0] != trunks[1] or len(trunks[1]) == len(own):
+        name = next(iter(sorted(key for key, _ in set(trunks[0].items()) ^ set(trunks[1].items()))), "upsampler")
+        raise ValueError(
+            f"{file}: but for its upsampler, the network must be the same, got {name} otherwise; "
+            "check the config and --ckpt_path"
+        )
+    target.load_state_dict({**own, **{key: state[key] for key in trunks[1]}})
+    return digest
+
+
 def start_from(
     network: nn.Module,
     path: str | os.PathLike[str] | None,
     bundle_root: str | os.PathLike[str],
     listed: Mapping[str, Any],
+    transfer: bool = False,
 ) -> str | None:
-    """For training: :func:`load_weights` where there is a ``path``; none (or "") leaves the network as it was made."""
+    """For training: :func:`load_weights` where there is a ``path``; none (or "") leaves the network as it was made.
+
+    With ``transfer``, :func:`load_trunk` takes its place: from weights for another scale.
+    """
     if not path:
         return None
-    digest = load_weights(network, path, bundle_root, listed)
+    load = load_trunk if as_flag(transfer, "transfer") else load_weights
+    digest = load(network, path, bundle_root, listed)
     logger.info("starting from %s, SHA-256 %s", path, digest)
     return digest
 

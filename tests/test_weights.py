@@ -105,3 +105,28 @@ def test_weights_that_overflow_in_half_precision_are_not_stored(bundle, tmp_path
     torch.save({"w": torch.tensor([1e6])}, tmp_path / "big.pt")
     with pytest.raises(ValueError, match="must be finite in half precision"):
         store_weights(str(tmp_path / "big.pt"), str(bundle))
+
+
+def trunk(scale: int, width: int = 4) -> torch.nn.Module:
+    network = torch.nn.Module()
+    network.head, network.upsampler = torch.nn.Conv2d(1, width, 3), torch.nn.Conv2d(width, scale**2, 3)
+    network.scale = scale
+    return network
+
+
+def test_weights_for_another_scale_lend_all_but_the_upsampler(bundle, tmp_path):
+    double, fourfold = trunk(2), trunk(4)
+    torch.save(double.state_dict(), tmp_path / "x2.pt")
+    before = fourfold.upsampler.weight.clone()
+    assert start_from(fourfold, tmp_path / "x2.pt", bundle, {}, transfer="true") == sha256(tmp_path / "x2.pt")
+    assert torch.equal(fourfold.head.weight, double.head.weight) and torch.equal(fourfold.upsampler.weight, before)
+    with pytest.raises(ValueError, match=r"x2\.pt: the weights do not fit"):
+        start_from(fourfold, tmp_path / "x2.pt", bundle, {})
+    with pytest.raises(
+        ValueError, match=r"x2\.pt: but for its upsampler, the network must be the same, got head\.bias"
+    ):
+        start_from(trunk(4, width=5), tmp_path / "x2.pt", bundle, {}, transfer=True)
+    with pytest.raises(ValueError, match=r"none\.pt: there are no such weights"):
+        start_from(fourfold, tmp_path / "none.pt", bundle, {}, transfer=True)
+    with pytest.raises(ValueError, match="transfer: must be true or false"):
+        start_from(fourfold, tmp_path / "x2.pt", bundle, {}, transfer="maybe")
