@@ -45,6 +45,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def is_segmentation(metadata: Mapping[str, Any]) -> bool:
+    """Whether a bundle makes labels instead of SR images."""
+    return str(metadata["task"]).startswith("Segmentation")
+
+
 def check_metadata(metadata: Any, name: str) -> None:
     """Raise ``ValueError`` where the content of the file ``name`` is not a bundle's metadata; the message says what."""
     for problem in _problems(metadata):

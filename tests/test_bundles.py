@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export,
 from common.info import count_parameters, find_bundles
 from common.io.archive import sha256
 from common.metadata import check_metadata
+from common.metadata import is_segmentation as metadata_says_so
 from common.weights import load_weights
 from tests.helpers import ROOT, blobs, oblique, save_nifti
 from tests.packed import pack_quickly, unpack
@@ -28,8 +29,7 @@ def read(path: Path) -> dict:
 
 
 def is_segmentation(bundle: Path) -> bool:
-    """Whether it makes labels instead of SR images."""
-    return read(bundle / "configs" / "metadata.json")["task"].startswith("Segmentation")
+    return metadata_says_so(read(bundle / "configs" / "metadata.json"))
 
 
 SUPER_RESOLUTION = {name: bundle for name, bundle in BUNDLES.items() if not is_segmentation(bundle)}

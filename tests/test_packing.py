@@ -220,6 +220,16 @@ def test_an_archive_with_other_content_is_not_replaced(bundle, found, tmp_path):
         pack(NAME, out=str(tmp_path))
 
 
+def test_a_bundle_that_segments_says_so_and_needs_its_code(folder, found, tmp_path):
+    path = folder / "configs" / "metadata.json"
+    path.write_text(path.read_text().replace('"task": "', '"task": "Segmentation, '))
+    found(folder)
+    with pytest.raises(ValueError, match="must make SR images to be packed as TorchScript, got a segmentation"):
+        pack(NAME, out=str(tmp_path), torchscript=True)
+    page = members_of(pack_quickly(folder, tmp_path))[f"{NAME}/README.md"].decode()
+    assert "name_seg.nii.gz" in page and "super-resolves `IN`" not in page and "$" not in page
+
+
 def test_what_has_no_weights_has_no_torchscript(folder, found, tmp_path):
     found(folder)
     with pytest.raises(ValueError, match=r"my_method_smoke: must have weights to be packed as TorchScript"):

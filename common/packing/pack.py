@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from ..errors import as_flag
 from ..info import find_bundles
 from ..io.whole import write_whole
+from ..metadata import is_segmentation
 from ..new import check_name
 from ..seal import SUMS
 from ..table import variants
@@ -51,6 +52,10 @@ def pack(bundle: str, out: str = "dist", overlay: str | None = None, torchscript
         raise ValueError(f"out: must not lie in the bundle {folder}, got {target}; choose another folder")
     packed, roots = gather(folder, overlay, nameless(bundle)), runtime_requirements()
     check_name(packed.name)
+    if torchscript and is_segmentation(packed.metadata):
+        raise ValueError(
+            f"{packed.name}: must make SR images to be packed as TorchScript, got a segmentation; pack it whole"
+        )
     if torchscript and not packed.has_weights:
         raise ValueError(f"{packed.name}: must have weights to be packed as TorchScript; train it, and store them")
     if packed.has_weights:
@@ -124,7 +129,8 @@ def _readme(packed: Packed, models: Mapping[str, str]) -> str:
         "licence": about["licence"] if about else "none",
         "without": "" if packed.has_weights else _WITHOUT[bool(about)],
     }
-    master = "README.md" if packed.package else "README_torchscript.md"
+    kind = "_segmentation" if is_segmentation(metadata) else ""
+    master = f"README{kind}.md" if packed.package else "README_torchscript.md"
     text = (TEMPLATES / "packed" / master).read_text(encoding="utf-8")
     return string.Template(text).substitute({key: metadata[key] for key in ("version", "description", "task")} | fields)
 
