@@ -220,13 +220,13 @@ def test_an_archive_with_other_content_is_not_replaced(bundle, found, tmp_path):
         pack(NAME, out=str(tmp_path))
 
 
-def test_a_bundle_that_segments_says_so_and_needs_its_code(folder, found, tmp_path):
-    path = folder / "configs" / "metadata.json"
+def test_a_bundle_that_segments_says_so_and_needs_its_code(bundle, found, tmp_path):
+    path = bundle / "configs" / "metadata.json"
     path.write_text(path.read_text().replace('"task": "', '"task": "Segmentation, '))
-    found(folder)
+    found(bundle)
     with pytest.raises(ValueError, match="must make SR images to be packed as TorchScript, got a segmentation"):
-        pack(NAME, out=str(tmp_path), torchscript=True)
-    page = members_of(pack_quickly(folder, tmp_path))[f"{NAME}/README.md"].decode()
+        pack(NAME, out=str(tmp_path / "dist"), torchscript=True)
+    page = members_of(pack_quickly(bundle, tmp_path))[f"{NAME}/README.md"].decode()
     assert "name_seg.nii.gz" in page and "super-resolves `IN`" not in page and "$" not in page
 
 
