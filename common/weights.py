@@ -106,7 +106,7 @@ def load_trunk(
 ) -> str:
     """Load all weights but those of ``network.upsampler``, from weights for another scale; their SHA-256.
 
-    Lim et al., EDSR (2017), section 4.2, start ×4 from ×2 in this way, and converge sooner.
+    Lim et al., EDSR (2017), section 3.2, start ×4 from ×2 in this way, and converge sooner.
 
     Args:
         network, path, bundle_root, listed: as in :func:`load_weights`.
@@ -168,8 +168,7 @@ def store_weights(path: str, bundle: str, name: str = "model.pt", **about: Any) 
     Returns:
         The SHA-256 of the stored file.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("model", state)
+    state = read_state(Path(path))
     halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     if not all(torch.isfinite(value).all() for value in halved.values()):
         raise ValueError(f"{path}: weights must be finite in half precision; store them in float32 by hand")

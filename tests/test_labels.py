@@ -104,10 +104,10 @@ def test_a_datalist_says_what_its_labels_mean(tmp_path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ({}, "must have 'classes', a list of different names of labels"),
-        ({"classes": "abc"}, "must have 'classes', a list of different names of labels"),
-        ({"classes": ["a", "a"]}, "must have 'classes', a list of different names of labels"),
-        ({"classes": ["a", "whole"]}, "must have 'classes', a list of different names of labels"),
+        ({}, "must have 'classes', a list of different names for"),
+        ({"classes": "abc"}, "must have 'classes', a list of different names for"),
+        ({"classes": ["a", "a"]}, "must have 'classes', a list of different names for"),
+        ({"classes": ["a", "whole"]}, "must have 'classes', a list of different names for"),
         ({"classes": ["a"], "relabel": [4]}, "'relabel' must be an object of labels and 'regions' one of lists"),
         ({"classes": ["a"], "regions": {"x": 1}}, "'relabel' must be an object of labels and 'regions' one of lists"),
         ({"classes": ["a"], "regions": {"x": [2]}}, r"x must be of labels 0 to 1, got \[2\]"),
