@@ -64,7 +64,7 @@ def read_scheme(datalist: str | os.PathLike[str] | None) -> LabelScheme:
     names = classes if isinstance(classes, list) and all(isinstance(name, str) for name in classes) else []
     if not names or len({*names, WHOLE}) <= len(names):
         raise ValueError(
-            f"{datalist}: must have 'classes', a list of different names for labels 1, 2 and on, not {classes}; list them"
+            f"{datalist}: must have 'classes', a list of different names for labels 1, 2 and on, not {classes}; name it"
         )
     try:
         numbers = {int(old): int(new) for old, new in relabel.items()}
