@@ -125,7 +125,7 @@ class Evaluation:
     def _score_plane(self, sr: torch.Tensor, pair: Pair, number: int) -> dict[str, float | None]:
         protocol, limits = self.protocol, pair.limits
         scores = score(to_unit(sr, limits), to_unit(pair.high[number], limits), protocol.border)
-        left = consistency(sr, pair.low[number], protocol.degradation, protocol.scale, limits)
+        left = consistency(sr, pair.low[number], protocol.degradation, protocol.factors, limits)
         return {**scores, "consistency": left}
 
     def draw(self, rows: Sequence[Row], folder: Path) -> None:

@@ -18,6 +18,7 @@ from monai.transforms import CenterSpatialCrop
 
 from .data.items import Item, paths_of
 from .data.planes import case_of, foreground_threshold, is_filled, unstack
+from .geometry import both_factors, fitting_sizes
 from .io.case import Case
 from .metrics import data_range
 from .transforms.degradation import CLEAN, Degradation
@@ -30,7 +31,7 @@ class Protocol:
     """How images become scores.
 
     Attributes:
-        scale: HR pixels per LR pixel.
+        scale: HR pixels per LR pixel, one factor or two (one for each axis of a plane).
         name: ``"clean"`` or ``"paper"``; recorded, it sets nothing.
         degradation: how LR follows from HR; its noise is drawn from a seed that is the image's own.
         crop: size of the planes, cut from their centre; None for the ``crop`` of the item, or else the whole plane.
@@ -39,13 +40,18 @@ class Protocol:
         min_foreground: planes with less of foreground are left out, as in validation.
     """
 
-    scale: int
+    scale: float | Sequence[float]
     name: str = "clean"
     degradation: Degradation = CLEAN
     crop: Sequence[int] | None = None
     border: int = 0
     range_quantile: float = 0.999
     min_foreground: float = 0.1
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """HR pixels per LR pixel of the two axes of a plane."""
+        return both_factors(self.scale)
 
     def describe(self, items: Sequence[Item]) -> dict[str, Any]:
         """What the summary of ``items`` says of it."""
@@ -66,12 +72,13 @@ class Pair:
     """LR and HR planes of one image.
 
     Attributes:
-        low, high: ``(N, C, H, W)`` and ``(N, C, scale · H, scale · W)``, normalised.
+        low, high: ``(N, C, H, W)`` and ``(N, C, scale · H, scale · W)``, rounded, normalised.
         planes: their N indices along the slice axis.
         limits: data range, ``(C, 2)``.
         case: record of the HR image.
         size: X, Y, Z of the HR volume.
         crop: what was cut from the centre of each plane, or None.
+        factors: HR pixels per LR pixel of both axes.
     """
 
     low: torch.Tensor
@@ -81,18 +88,18 @@ class Pair:
     case: Case
     size: tuple[int, ...]
     crop: Sequence[int] | None
+    factors: tuple[float, float]
 
     def cut(self, volume: MetaTensor) -> torch.Tensor:
         """What these planes are of another volume on the HR grid."""
-        scale = self.high.shape[2] // self.low.shape[2]
-        return _cut(unstack(volume)[self.planes], self.crop, scale)
+        return _cut(unstack(volume)[self.planes], self.crop, self.factors)
 
 
 def make_pair(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> Pair:
     """Read an image, normalise it, cut its planes, choose those with something in them, and degrade them.
 
     Normalisation, data range and choice see the whole volume. What does not fill an LR pixel is cut off at the end of
-    the two axes of a plane, ``scale - 1`` HR pixels at most.
+    the two axes of a plane, less than ``scale`` HR pixels.
 
     Raises:
         ValueError: intensities are not finite, no plane has enough foreground, or the planes are below one LR pixel.
@@ -107,18 +114,18 @@ def make_pair(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> P
     planes = [i for i, plane in enumerate(volume) if is_filled(plane, threshold, protocol.min_foreground)]
     if not planes:
         raise ValueError(f"{name}: no plane has {protocol.min_foreground:.0%} of foreground; lower min_foreground")
-    high = _cut(volume[planes], size, protocol.scale)
+    high = _cut(volume[planes], size, protocol.factors)
     if min(high.shape) < 1:
         raise ValueError(f"{name}: planes must be at least {protocol.scale} pixels wide; leave the image out")
-    low = protocol.degradation(high, (protocol.scale, protocol.scale))
+    low = protocol.degradation(high, protocol.factors)
     if protocol.degradation.noise_std > 0:
         draw = torch.Generator().manual_seed(zlib.crc32(f"{item['patient']}/{Path(name).name}".encode()))
         low = low + torch.randn(low.shape, generator=draw) * protocol.degradation.noise_std
-    return Pair(low, high, planes, limits, case, tuple(image.shape[1:]), size)
+    return Pair(low, high, planes, limits, case, tuple(image.shape[1:]), size, protocol.factors)
 
 
-def _cut(planes: torch.Tensor, crop: Sequence[int] | None, scale: int) -> torch.Tensor:
+def _cut(planes: torch.Tensor, crop: Sequence[int] | None, factors: Sequence[float]) -> torch.Tensor:
     if crop:
         planes = CenterSpatialCrop([-1, *crop])(planes)  # the second axis holds channels
-    height, width = (n - n % scale for n in planes.shape[2:])
+    height, width = (fitting_sizes(n, factor)[1] for n, factor in zip(planes.shape[2:], factors, strict=True))
     return torch.as_tensor(planes)[:, :, :height, :width]
