@@ -71,6 +71,11 @@ def resized_affine(
     return np.asarray(affine, dtype=np.float64) @ step
 
 
+def steps_of(size: Sequence[int], new_size: Sequence[int]) -> tuple[float, ...]:
+    """Old voxels per new voxel along each axis, where both grids share their edges."""
+    return tuple(n / m for n, m in zip(size, new_size, strict=True))
+
+
 def first_voxel(size: int, new_size: int, step: float | None = None) -> float:
     """Where the first of ``new_size`` voxels lies among ``size`` voxels, the centres of both grids being the same.
 

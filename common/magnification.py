@@ -89,6 +89,12 @@ class Magnification:
         text = "x".join(f"{value:g}" for value in dict.fromkeys(_numbers(given, "scale")))
         return f"x{text}" if self.target_spacing is None else f"{text}mm"
 
+    def describe(self) -> dict[str, Any]:
+        """What a JSON line says of it: the scale, or the target spacing in mm."""
+        if self.target_spacing is None:
+            return {"scale": self.scale}
+        return {"scale": None, "target_spacing": self.target_spacing}
+
     def grid_of(self, image: torch.Tensor) -> PlaneGrid:
         """The SR grid of the planes of an image ``(C, X, Y, Z)``, or of a batch of one.
 
@@ -155,8 +161,9 @@ def _millimetres(image: MetaTensor) -> float:
 
 
 def _numbers(value: Any, name: str) -> list[float]:
+    plain = _plain(value)
     try:
-        numbers = [float(v) for v in _plain(value)] if isinstance(_plain(value), list) else [float(value)]
+        numbers = [float(v) for v in (plain if isinstance(plain, list) else [plain])]
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) not in (1, 2):

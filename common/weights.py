@@ -43,7 +43,8 @@ def load_weights(
     file = Path(path)
     digest = _check_listed(file, bundle_root, listed)
     scale = listed.get(file.name, {}).get("scale") if _is_shipped(file, bundle_root) else None
-    if scale is not None and scale != getattr(plain(network), "scale", scale):
+    fixed = not getattr(plain(network), "any_scale", False)
+    if scale is not None and fixed and scale != getattr(plain(network), "scale", scale):
         raise ValueError(
             f"{file}: these weights are for scale {scale}, the network is for scale {plain(network).scale}; "
             "pass weights of that scale by --ckpt_path, or train them"

@@ -41,7 +41,7 @@ def resample(
     for number, (axis, new) in enumerate(zip(range(image.ndim - len(size), image.ndim), size, strict=True)):
         if steps is not None and image.shape[axis] / new != steps[number]:
             weights = cubic_weights(image.shape[axis], new, steps[number]).to(image)
-            image = torch.matmul(weights, image.movedim(axis, -2)).movedim(-2, axis)
+            image = torch.matmul(image.movedim(axis, -1), weights.T).movedim(-1, axis)
         elif image.shape[axis] != new:
             lines = image.movedim(axis, -1)
             rows = lines.reshape(1, 1, -1, lines.shape[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from monai.transforms import MapTransform
 from ..consistency import residual
 from ..errors import CaseWarning
 from ..geometry import resized_affine, slice_axis_of
+from ..io.case import KEY, Case
 from ..magnification import STEPS, Magnification
 
 RESIDUAL = "consistency_residual"
@@ -23,7 +25,7 @@ RESIDUAL = "consistency_residual"
 class PlaceOnSuperResolvedGridd(MapTransform):
     """Give an SR image ``(C, X, Y, Z)`` the affine of the SR grid, and the rest of the meta data of its LR image.
 
-    Both grids share their edges; the affine follows from the true ratio of sizes. By a target spacing, that is exact, and
+    Both grids share their edges; the affine follows from the true ratio of sizes. By a target spacing it is exact, and
     centres are shared. The LR image keeps its own; its meta data name the SR grid as the one to return to, which MONAI
     Label takes from there.
 
@@ -48,7 +50,9 @@ class PlaceOnSuperResolvedGridd(MapTransform):
             affine = resized_affine(np.asarray(low.affine.cpu()), low.shape[1:], size, steps)
             # MONAI's writers take original_affine and spatial_shape as the grid to return to: it is this one
             meta = {**low.meta, "original_affine": affine, "spatial_shape": np.asarray(size)}
-            meta |= {} if steps is None else {STEPS: steps}
+            if steps is not None:
+                case = Case.from_meta(low.meta)
+                meta |= {STEPS: steps} | ({} if case is None else {KEY: replace(case, steps=steps).to_meta()})
             d[key] = MetaTensor(d[key], meta={**meta, "affine": torch.from_numpy(affine)})
             d[self.ref_key] = MetaTensor(low, meta=meta)
         return d
