@@ -45,10 +45,8 @@ def start_as_interpolation(head: nn.Conv2d, body_end: nn.Conv2d, upsampler: nn.S
         quiet: factor on the weights beside those of the interpolation.
     """
     channels = head.in_channels
+    carry_image(head, body_end, quiet)
     with torch.no_grad():
-        _pass_on(head, channels, 1)
-        body_end.weight[:channels] *= quiet
-        body_end.bias[:channels] = 0  # type: ignore[index]
         *stages, last = upsampler
         for stage in stages:
             assert isinstance(stage, SubpixelUpsample) and isinstance(stage.conv_block, nn.Conv2d)
@@ -56,6 +54,15 @@ def start_as_interpolation(head: nn.Conv2d, body_end: nn.Conv2d, upsampler: nn.S
         assert isinstance(last, nn.Conv2d)
         last.weight *= quiet
         _pass_on(last, channels, 1, kept=True)
+
+
+@torch.no_grad()
+def carry_image(head: nn.Conv2d, body_end: nn.Conv2d, quiet: float) -> None:
+    """Put channel c of the image into feature c of ``head``, and let ``body_end`` add little to it; arguments above."""
+    channels = head.in_channels
+    _pass_on(head, channels, 1)
+    body_end.weight[:channels] *= quiet
+    body_end.bias[:channels] = 0  # type: ignore[index]
 
 
 def _pass_on(conv: nn.Conv2d, channels: int, factor: int, kept: bool = False) -> None:
