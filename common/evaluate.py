@@ -124,7 +124,7 @@ class Evaluation:
 
     def _score_plane(self, sr: torch.Tensor, pair: Pair, number: int) -> dict[str, float | None]:
         protocol, limits = self.protocol, pair.limits
-        scores = score(to_unit(sr, limits), to_unit(pair.high[number], limits), protocol.border)
+        scores = score(to_unit(sr, limits), to_unit(pair.high[number], limits), protocol.margin)
         left = consistency(sr, pair.low[number], protocol.degradation, protocol.factors, limits)
         return {**scores, "consistency": left}
 

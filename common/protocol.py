@@ -6,6 +6,7 @@ data range) and ``paper`` (as a paper did it).
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +36,8 @@ class Protocol:
         name: ``"clean"`` or ``"paper"``; recorded, it sets nothing.
         degradation: how LR follows from HR; its noise is drawn from a seed that is the image's own.
         crop: size of the planes, cut from their centre; None for the ``crop`` of the item, or else the whole plane.
-        border: HR pixels left out on every side of the metrics.
+        border: HR pixels left out on every side of the metrics; ``"scale"`` for as many as the scale, rounded up, as
+            the dissertation's code does.
         range_quantile: see :func:`common.metrics.data_range`; it is taken from the whole volume, before the crop.
         min_foreground: planes with less of foreground are left out, as in validation.
     """
@@ -44,14 +46,23 @@ class Protocol:
     name: str = "clean"
     degradation: Degradation = CLEAN
     crop: Sequence[int] | None = None
-    border: int = 0
+    border: int | str = 0
     range_quantile: float = 0.999
     min_foreground: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.border, int) and self.border != "scale":
+            raise ValueError(f'border: must be a number of pixels or "scale", got {self.border}; pass --border 0')
 
     @property
     def factors(self) -> tuple[float, float]:
         """HR pixels per LR pixel of the two axes of a plane."""
         return both_factors(self.scale)
+
+    @property
+    def margin(self) -> int:
+        """HR pixels left out on every side of the metrics."""
+        return self.border if isinstance(self.border, int) else math.ceil(max(self.factors))
 
     def describe(self, items: Sequence[Item]) -> dict[str, Any]:
         """What the summary of ``items`` says of it."""
@@ -62,7 +73,7 @@ class Protocol:
             "degradation": asdict(self.degradation),
             "data_range": f"minimum to {top} of each HR volume, each channel; HR and predictions are clipped to it",
             "crop": self.crop or next((item["crop"] for item in items if "crop" in item), None),
-            "border": self.border,
+            "border": self.margin,
             "min_foreground": self.min_foreground,
         }
 

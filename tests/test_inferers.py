@@ -9,8 +9,9 @@ from monai.data import MetaTensor
 from common import progress
 from common.consistency import back_project, residual
 from common.errors import CaseWarning
-from common.inferers import PlaneInferer, dihedral_group, fade, super_resolve_tiles, tile_ranges
+from common.inferers import PlaneInferer
 from common.memory import bytes_per_pixel, peak_mb, resident_mb
+from common.tiles import dihedral_group, fade, super_resolve_tiles, tile_ranges
 from tests.helpers import Convolve, Interpolate, oblique
 
 
