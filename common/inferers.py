@@ -7,9 +7,11 @@ at multiples of the network's window, so that a windowed network cuts a tile as 
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from typing import Any
 
@@ -220,6 +222,12 @@ class AnyScaleInferer(PlaneInferer):
     ) -> None:
         super().__init__(1, batch_size, memory_mb, tile, overlap, self_ensemble, consistency_bound, amp_dtype)
         self.magnification = magnification
+
+    def at(self, scale: float | Sequence[float]) -> AnyScaleInferer:
+        """An inferer of the same settings for another magnification."""
+        other = copy.copy(self)
+        other.magnification = replace(self.magnification, scale=scale, target_spacing=None)
+        return other
 
     def grid_of(self, inputs: torch.Tensor, size: tuple[int, int]) -> PlaneGrid:
         return self.magnification.grid_of(inputs)
