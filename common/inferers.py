@@ -5,9 +5,11 @@ The result is written into one preallocated array.
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from typing import Any
 
@@ -219,6 +221,12 @@ class AnyScaleInferer(PlaneInferer):
     ) -> None:
         super().__init__(1, batch_size, memory_mb, tile, overlap, self_ensemble, consistency_bound, amp_dtype)
         self.magnification = magnification
+
+    def at(self, scale: float | Sequence[float]) -> AnyScaleInferer:
+        """An inferer of the same settings for another magnification."""
+        other = copy.copy(self)
+        other.magnification = replace(self.magnification, scale=scale, target_spacing=None)
+        return other
 
     def grid_of(self, inputs: torch.Tensor, size: tuple[int, int]) -> PlaneGrid:
         return self.magnification.grid_of(inputs)

@@ -106,16 +106,66 @@ class Pair:
         return _cut(unstack(volume)[self.planes], self.crop, self.factors)
 
 
+@dataclass(frozen=True)
+class Truth:
+    """HR planes of one image that have something in them, whole: they serve any scale.
+
+    Attributes:
+        item: whose.
+        high: ``(N, C, H, W)``, normalised.
+        planes, limits, case, size: see :class:`Pair`.
+    """
+
+    item: Item
+    high: torch.Tensor
+    planes: list[int]
+    limits: torch.Tensor
+    case: Case
+    size: tuple[int, ...]
+
+    def cut(self, protocol: Protocol) -> torch.Tensor:
+        """The planes without what does not fill an LR pixel, at the end of both axes.
+
+        Raises:
+            ValueError: they are below one LR pixel.
+        """
+        high = _cut(self.high, protocol.crop or self.item.get("crop"), protocol.factors)
+        if min(high.shape) < 1:
+            name = paths_of(self.item)[0]
+            raise ValueError(f"{name}: planes must be at least {protocol.scale} pixels wide; leave the image out")
+        return high
+
+    def pair(self, protocol: Protocol) -> Pair:
+        """HR planes at the scale of ``protocol``, and LR planes that follow from them; errors are those of ``cut``."""
+        high = self.cut(protocol)
+        low = protocol.degradation(high, protocol.factors)
+        if protocol.degradation.noise_std > 0:
+            name = f"{self.item['patient']}/{Path(paths_of(self.item)[0]).name}"
+            draw = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            low = low + torch.randn(low.shape, generator=draw) * protocol.degradation.noise_std
+        crop = protocol.crop or self.item.get("crop")
+        return Pair(low, high, self.planes, self.limits, self.case, self.size, crop, protocol.factors)
+
+
 def make_pair(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> Pair:
-    """Read an image, normalise it, cut its planes, choose those with something in them, and degrade them.
+    """Read an image, normalise it, choose the planes with something in them, cut and degrade them.
 
     Normalisation, data range and choice see the whole volume. What does not fill an LR pixel is cut off at the end of
     the two axes of a plane, less than ``scale`` HR pixels.
 
     Raises:
-        ValueError: intensities are not finite, no plane has enough foreground, or the planes are below one LR pixel.
+        ValueError: see :func:`read_truth`; or the planes are below one LR pixel.
     """
-    name, size = paths_of(item)[0], protocol.crop or item.get("crop")
+    return read_truth(item, preprocessing, protocol).pair(protocol)
+
+
+def read_truth(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> Truth:
+    """Read an image, normalise it and choose the planes with something in them; nothing depends on the scale.
+
+    Raises:
+        ValueError: intensities are not finite, or no plane has enough foreground.
+    """
+    name = paths_of(item)[0]
     image = preprocessing({"image": item["image"]})["image"]
     case, volume = case_of(image), unstack(image)
     if not torch.isfinite(volume).all():
@@ -125,14 +175,7 @@ def make_pair(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> P
     planes = [i for i, plane in enumerate(volume) if is_filled(plane, threshold, protocol.min_foreground)]
     if not planes:
         raise ValueError(f"{name}: no plane has {protocol.min_foreground:.0%} of foreground; lower min_foreground")
-    high = _cut(volume[planes], size, protocol.factors)
-    if min(high.shape) < 1:
-        raise ValueError(f"{name}: planes must be at least {protocol.scale} pixels wide; leave the image out")
-    low = protocol.degradation(high, protocol.factors)
-    if protocol.degradation.noise_std > 0:
-        draw = torch.Generator().manual_seed(zlib.crc32(f"{item['patient']}/{Path(name).name}".encode()))
-        low = low + torch.randn(low.shape, generator=draw) * protocol.degradation.noise_std
-    return Pair(low, high, planes, limits, case, tuple(image.shape[1:]), size, protocol.factors)
+    return Truth(item, volume[planes], planes, limits, case, tuple(image.shape[1:]))
 
 
 def _cut(planes: torch.Tensor, crop: Sequence[int] | None, factors: Sequence[float]) -> torch.Tensor:

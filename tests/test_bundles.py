@@ -110,6 +110,7 @@ OVER = {  # what an overlay lies over; by default train where its name begins so
     "finetune": ["train"],
     "evaluate_segmentation": ["evaluate"],
     "evaluate_features": ["evaluate"],
+    "evaluate_scales": ["evaluate"],
     "paper_chapter3": ["train + evaluate"],
     "paper_chapter4": ["train + evaluate"],
     "paper_chapter5": ["train + evaluate"],
