@@ -23,7 +23,7 @@ RESIDUAL = "consistency_residual"
 class PlaceOnSuperResolvedGridd(MapTransform):
     """Give an SR image ``(C, X, Y, Z)`` the affine of the SR grid, and the rest of the meta data of its LR image.
 
-    Both grids share their edges; the affine follows from the true ratio of sizes. By a target spacing, that is exact, and
+    Both grids share their edges; the affine follows from the true ratio of sizes. By a target spacing it is exact, and
     centres are shared. The LR image keeps its own; its meta data name the SR grid as the one to return to, which MONAI
     Label takes from there.
 
