@@ -80,7 +80,7 @@ def _covid(root: Path) -> Iterator[Item]:
 
 
 def _covid_ct(root: Path) -> Iterator[Item]:
-    """``Train|Validation/<patient>_ct.nii.gz``, labels ``<patient>_seg.nii.gz``, without which ``Validation`` may come."""
+    """``Train|Validation/<patient>_ct.nii.gz``, labels ``<patient>_seg.nii.gz``, which ``Validation`` may lack."""
     for folder in ("Train", "Validation"):
         for image in sorted(root.glob(f"{folder}/*_ct.nii*")):
             patient = stem(image).removesuffix("_ct")
@@ -192,7 +192,7 @@ def _held_out(items: Sequence[Item], folder: str | None) -> set[str]:
 
 
 def _draw(root: str, patients: Sequence[str], held_out: set[str], counts: tuple[int, int, int]) -> dict[str, list[str]]:
-    """The first of ``patients`` in each split; where some are held out, these for testing and the others for the rest."""
+    """The first of ``patients`` for each split; where some are held out, they for testing, the others for the rest."""
     train, val, test = counts
     tested = [patient for patient in patients if patient in held_out or not held_out][:test]
     others = [patient for patient in patients if patient not in held_out and patient not in tested]
