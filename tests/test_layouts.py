@@ -102,7 +102,9 @@ def test_covid_ct_is_tested_on_patients_of_its_folder_for_validation_alone(tmp_p
         assert 0 < sum("label" in item for item in content["test"]) < 25
         drawn.append(content["test"])
     assert drawn[0] != drawn[1]
-    with pytest.raises(ValueError, match=r"190 patients for training and 51 of those held out are asked for, 199 and 50"):
+    with pytest.raises(
+        ValueError, match=r"190 patients for training and 51 of those held out are asked for, 199 and 50"
+    ):
         datalist("covid-ct", str(tmp_path), str(out), train=190, test=51)
     (tmp_path / "Train" / "volume-covid19-A-0007_seg.nii.gz").unlink()
     with pytest.raises(ValueError, match=r"must hold one Train/volume-covid19-A-0007_seg\.nii\*, got 0"):
