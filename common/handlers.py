@@ -140,8 +140,8 @@ class StopAtNaN:
 class DiscardLargeLoss:
     """Handler of the trainer: a step whose loss is above ``limit`` changes neither weights nor optimiser, and is noted.
 
-    Zhu, dissertation, section 4.3.3. It has no gradients, and so no effect on the optimiser's moments and count
-    of steps; the schedule of the learning rate goes on. NaN and infinity are left to :class:`StopAtNaN`.
+    Zhu, dissertation, section 4.3.3. Without gradients, it has no effect on the optimiser's moments and count of steps;
+    the schedule of the learning rate goes on. NaN and infinity are left to :class:`StopAtNaN`.
 
     Several processes go by the mean of their losses, which is that of the batch they share.
 
