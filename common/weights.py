@@ -153,6 +153,11 @@ def ask_for_stage_one() -> str:
     raise SystemExit("error: ckpt_path: a second stage starts from weights of the first; pass --ckpt_path FILE")
 
 
+def ask_for_first_modality() -> str:
+    """The same for a training that goes over to another modality."""
+    raise SystemExit("error: ckpt_path: a transfer starts from weights of another modality; pass --ckpt_path FILE")
+
+
 start_from_or_exit = exits_on_mistake(start_from)
 load_weights_or_exit = exits_on_mistake(load_weights)
 

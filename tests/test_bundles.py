@@ -108,6 +108,9 @@ OVER = {  # what an overlay lies over; by default train where its name begins so
     "smoke": ["train", "inference"],
     "paper": ["train", "inference"],
     "finetune": ["train"],
+    "transfer": ["train"],
+    "narrow": ["train", "inference"],
+    "deep": ["train", "inference"],
     "evaluate_segmentation": ["evaluate"],
     "evaluate_features": ["evaluate"],
     "evaluate_scales": ["evaluate"],
@@ -278,8 +281,8 @@ def test_training_goes_on_where_it_stopped_and_its_weights_serve_inference_and_e
 
     weights = str(tmp_path / "run" / "model.pt")
     test = phantoms / "test"
-    start(bundle, test, tmp_path / "out", "inference", ckpt_path=weights)
-    postfix = "seg" if is_segmentation(bundle) else f"srx{workflow.parser['scale']}"
+    inference = start(bundle, test, tmp_path / "out", "inference", ckpt_path=weights)
+    postfix = "seg" if is_segmentation(bundle) else f"srx{inference.parser['scale']}"
     assert (tmp_path / "out" / f"test_{postfix}.nii.gz").exists()
     smaller = read(bundle / "configs" / "smoke.json")
     full = {
