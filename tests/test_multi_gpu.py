@@ -106,7 +106,7 @@ def any_scale(data: Path, output: Path, processes: int, **overrides: object) -> 
     """Train the tiny network of any scale by the config of MIASSR, with 4 patches a step."""
     network = "{'_target_': 'tests.test_scales.AnyScale', 'in_channels': '@in_channels'}"
     options = {"dataset_dir": data, "output_dir": output, "batch_size": 4 // processes, "network_def": network}
-    options |= {"bundle_root": "bundles/miassr", "run#0#listed": "{}", "steps": 4, "val_interval": 2, "val_every": 1}
+    options |= {"steps": 4, "val_interval": 2, "val_every": 1}
     start("miassr", processes, (), {**options, "patch_size": 16, "per_axis": 0.5, "learning_rate": 0.01, **overrides})
 
 
