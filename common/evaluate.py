@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ from .run import writable
 from .tables import BICUBIC, COLUMNS, HR, SEGMENTATION, Row, by_patient, markdown, mean, summarise, write_tables
 
 logger = logging.getLogger("common.evaluate")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -82,21 +83,15 @@ class Evaluation:
 
     def _run_item(self, number: int) -> Result:
         item, started = self.items[number], time.perf_counter()
-        name, result = paths_of(item)[0], Result()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", CaseWarning)
-            try:
-                result.rows, result.findings = self.score(item)
-            except Exception as error:  # whatever is wrong with one image must not cost the others
-                result.error = explain(error, name)
-                logger.debug("%s", result.error, exc_info=True)
-        texts = dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CaseWarning))
-        result.notes = [f"{name}: {text}" for text in texts]
-        text = f"FAILED {result.error}" if result.error else f"{name}: {self._summary(result.rows)}"
+        name = paths_of(item)[0]
+        found, error, notes = attempt(name, lambda: self.score(item))
+        rows, findings = found or ([], [])
+        text = f"FAILED {error}" if error else f"{name}: {self.told(rows)}"
         logger.info("%d of %d: %s, %.1f s", number + 1, len(self.items), text, time.perf_counter() - started)
-        return result
+        return Result(rows, findings, error, notes)
 
-    def _summary(self, rows: Sequence[Row]) -> str:
+    def told(self, rows: Sequence[Row]) -> str:
+        """Mean PSNR of each method over the slices of an image, for the log."""
         if not rows:
             return "done"
         parts = []
@@ -106,11 +101,15 @@ class Evaluation:
         return f"{', '.join(parts)} over {len(rows) // len(self.methods)} slices"
 
     def score(self, item: Item) -> tuple[list[Row], list[list[Any]]]:
+        """Read and degrade an image, and :meth:`score_pair`."""
+        return self.score_pair(item, make_pair(item, self.preprocessing, self.protocol))
+
+    def score_pair(self, item: Item, pair: Pair) -> tuple[list[Row], list[list[Any]]]:
         """Rows of all planes of an image by both methods, and what each judge found on HR and on theirs.
 
         One method's volume is in memory at a time.
         """
-        pair, rows = make_pair(item, self.preprocessing, self.protocol), []
+        rows = []
         looks = [judge.begin(item, pair) for judge in self.judges]
         findings = [[look(HR, pair.high)] for look in looks]
         for method in self.methods:
@@ -124,8 +123,8 @@ class Evaluation:
 
     def _score_plane(self, sr: torch.Tensor, pair: Pair, number: int) -> dict[str, float | None]:
         protocol, limits = self.protocol, pair.limits
-        scores = score(to_unit(sr, limits), to_unit(pair.high[number], limits), protocol.border)
-        left = consistency(sr, pair.low[number], protocol.degradation, protocol.scale, limits)
+        scores = score(to_unit(sr, limits), to_unit(pair.high[number], limits), protocol.margin)
+        left = consistency(sr, pair.low[number], protocol.degradation, protocol.factors, limits)
         return {**scores, "consistency": left}
 
     def draw(self, rows: Sequence[Row], folder: Path) -> None:
@@ -194,26 +193,56 @@ def evaluate(
         SystemExit: the folder cannot be written, or an image failed; the message names it and why. The others are done.
     """
     check_settings()
-    if method == BICUBIC:
-        raise ValueError(f"method: must not be {BICUBIC}, which is the name of the baseline; choose another")
+    check_name(method)
     pictures = as_flag(pictures, "pictures")
     folder, device = writable(output_dir), torch.device(device)
-    bicubic = Bicubic(protocol.scale, protocol.degradation.antialias)  # the kernel that made LR also enlarges it
-    baseline = Method(BICUBIC, bicubic, PlaneInferer(protocol.scale, inferer.batch_size), device)
-    methods = baseline, Method(method, network, inferer, device)
+    methods = baseline(protocol, inferer, device), Method(method, network, inferer, device)
     evaluation = Evaluation(items, preprocessing, protocol, methods, judges)
-    results = run_all(evaluation)
+    results = run_all(evaluation.run)
     if results is None:
         return {}
     about = {"weights_sha256": weights_sha256, "config_sha256": config_sha256()}
     return _conclude(evaluation, results, folder, about, pictures)
 
 
-def run_all(evaluation: Evaluation) -> list[Result] | None:
-    """Results of all processes, in the order of the items; None in other processes than the first."""
+def check_name(method: str) -> None:
+    """Raise ``ValueError`` where the network has the name of the baseline."""
+    if method == BICUBIC:
+        raise ValueError(f"method: must not be {BICUBIC}, which is the name of the baseline; choose another")
+
+
+def baseline(protocol: Protocol, inferer: PlaneInferer, device: torch.device) -> Method:
+    """Bicubic at the scale of ``protocol``, as many planes at once as by ``inferer``."""
+    bicubic = Bicubic(protocol.scale, protocol.degradation.antialias)  # the kernel that made LR also enlarges it
+    return Method(BICUBIC, bicubic, PlaneInferer(protocol.scale, inferer.batch_size), device)
+
+
+def attempt(name: str, work: Callable[[], R]) -> tuple[R | None, str | None, list[str]]:
+    """What ``work`` on the image ``name`` gives, or None and why; and the warnings on the way.
+
+    Whatever is wrong with one image must not cost the others.
+    """
+    found, failure = None, None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CaseWarning)
+        try:
+            found = work()
+        except Exception as error:
+            failure = explain(error, name)
+            logger.debug("%s", failure, exc_info=True)
+    texts = dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CaseWarning))
+    return found, failure, [f"{name}: {text}" for text in texts]
+
+
+def run_all(run: Callable[[int, int], dict[int, R]]) -> list[R] | None:
+    """Results of all processes, in the order of the items; None in other processes than the first.
+
+    Args:
+        run: takes the number of a process and how many there are; gives the results of its items by their numbers.
+    """
     distributed = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-    part = evaluation.run(rank, world)
+    part = run(rank, world)
     parts: list[Any] = [part] * world
     if world > 1:
         dist.all_gather_object(parts, part)

@@ -65,7 +65,7 @@ def evaluate_segmentation(
     pictures, folder = as_flag(pictures, "pictures"), writable(output_dir)
     judge = SegmentationJudge(network, scheme, weights_sha256, inferer, device)
     evaluation = Evaluation(items, preprocessing, protocol, (), (judge,))
-    results = run_all(evaluation)
+    results = run_all(evaluation.run)
     if results is None:
         return {}
     failed, done = [r.error for r in results if r.error], [r for r in results if not r.error]

@@ -88,8 +88,9 @@ def feature_judge(
         batch_size, device: see :class:`FeatureJudge`.
 
     Raises:
-        ValueError: no file, one that does not fit, or no such layer.
+        ValueError: no file, one that does not fit, no such layer, or SciPy is not installed.
     """
+    frechet_distance(torch.eye(2), torch.eye(2))  # where SciPy is missing, it fails now and not after hours
     if inception_path:
         return FeatureJudge(load_inception(inception_path, device), True, batch_size, device)
     if not unet_path:

@@ -24,7 +24,24 @@ ANISOTROPY = 1.1  # the largest spacing marks the stack axis if it exceeds the o
 
 def scaled_size(size: int, factor: float) -> int:
     """Voxels of the fine grid over ``size`` voxels: floor(factor · size + 0.5), at least 1."""
-    return max(1, math.floor(factor * size + 0.5))
+    return max(1, math.floor(factor * size + 0.5 + 1e-9))  # 3.3 · 15 is just below 49.5 in floating point
+
+
+def fitting_sizes(size: int, scale: float) -> tuple[int, int]:
+    """Pixels of the largest LR grid that ``size`` HR pixels fill, and of its HR grid: equation 4.18, rounded.
+
+    The dissertation truncates scale · LR size: 1.4 · 45 becomes 62, where 63 is exact.
+    """
+    low = math.floor(size / scale + 1e-9)  # 99 / 1.1 is just below 90 in floating point
+    return low, scaled_size(low, scale) if low else 0
+
+
+def both_factors(scale: float | Sequence[float]) -> tuple[float, float]:
+    """Factors of the two axes of a plane: ``scale`` is one for both, or two."""
+    factors = tuple(float(factor) for factor in scale) if isinstance(scale, Sequence) else (float(scale),) * 2
+    if len(factors) != 2:
+        raise ValueError(f"scale: must be one factor or two, got {list(factors)}; name the in-plane axes only")
+    return factors[0], factors[1]
 
 
 def plane_factors(scale: float | Sequence[float], slice_axis: int, dims: int = 3) -> tuple[float, ...]:
@@ -36,10 +53,37 @@ def plane_factors(scale: float | Sequence[float], slice_axis: int, dims: int = 3
     return tuple(factors)
 
 
-def resized_affine(affine: np.ndarray, size: Sequence[int], new_size: Sequence[int]) -> np.ndarray:
-    """Affine (4 × 4, float64) of the grid of ``new_size`` voxels that covers the same field as ``size`` voxels."""
-    step = scale_affine(tuple(size), tuple(new_size), centered=True)
-    return np.asarray(affine, dtype=np.float64) @ np.asarray(step, dtype=np.float64)
+def resized_affine(
+    affine: np.ndarray, size: Sequence[int], new_size: Sequence[int], steps: Sequence[float] | None = None
+) -> np.ndarray:
+    """Affine (4 × 4, float64) of the grid of ``new_size`` voxels over the field of ``size`` voxels.
+
+    Args:
+        affine: of the grid of ``size`` voxels.
+        size, new_size: along the axes of the array.
+        steps: old voxels per new voxel along each axis; the centre of the field stays. None for the ratio of the sizes,
+            with which its edges stay as well.
+    """
+    step = np.asarray(scale_affine(tuple(size), tuple(new_size), centered=True), dtype=np.float64)
+    if steps is not None:
+        step = np.diag([*steps, 1.0])
+        step[:3, 3] = [first_voxel(n, m, s) for n, m, s in zip(size, new_size, steps, strict=True)]
+    return np.asarray(affine, dtype=np.float64) @ step
+
+
+def steps_of(size: Sequence[int], new_size: Sequence[int]) -> tuple[float, ...]:
+    """Old voxels per new voxel along each axis, where both grids share their edges."""
+    return tuple(n / m for n, m in zip(size, new_size, strict=True))
+
+
+def first_voxel(size: int, new_size: int, step: float | None = None) -> float:
+    """Where the first of ``new_size`` voxels lies among ``size`` voxels, the centres of both grids being the same.
+
+    Args:
+        size, new_size: of an axis.
+        step: old voxels per new voxel; None for the ratio of the sizes.
+    """
+    return ((size - 1) - (new_size - 1) * (size / new_size if step is None else step)) / 2
 
 
 def spacing(affine: np.ndarray) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Handlers of a training: the weights of the best validation, a stop at NaN, a bar with the time left."""
+"""Handlers of a training: the weights of the best validation, losses too large or NaN, a bar with the time left."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
 from tqdm import tqdm
 
 from .data.patches import PatchBatches
+from .errors import exits_on_mistake
 from .io.whole import write_whole
 from .weights import plain
 
@@ -133,6 +137,56 @@ class StopAtNaN:
             )
 
 
+class DiscardLargeLoss:
+    """Handler of the trainer: a step whose loss is above ``limit`` changes neither weights nor optimiser, and is noted.
+
+    Zhu, dissertation, section 4.3.3. Without gradients, it has no effect on the optimiser's moments and count of steps;
+    the schedule of the learning rate goes on. NaN and infinity are left to :class:`StopAtNaN`.
+
+    Several processes go by the mean of their losses, which is that of the batch they share.
+
+    Args:
+        limit: of the loss.
+        writes: False for all processes but one.
+
+    Raises:
+        ValueError: ``limit`` is not above 0.
+    """
+
+    def __init__(self, limit: float = 1e8, writes: bool = True) -> None:
+        if not limit > 0:
+            raise ValueError(f"loss_limit: must be above 0, got {limit}; the paper's is 1e8")
+        self.limit, self.writes = limit, writes
+        self.steps: list[int] = []  # that were discarded, counted from 1
+        self._value = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._look)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def _look(self, engine: Engine) -> None:
+        """Read the loss, for which an accelerator is waited for.
+
+        It is done before the backward pass, which is then computed while the host goes on to the next batch.
+        """
+        self._value = float(_mean_over_processes(_loss(engine)))
+
+    def __call__(self, engine: SupervisedTrainer) -> None:
+        if not self.limit < self._value < math.inf:
+            return
+        engine.optimizer.zero_grad(set_to_none=True)
+        self.steps.append(int(engine.state.iteration))
+        if self.writes:
+            text = "step %d: the loss, %.3g, is above %.3g; discarded, as were %d before"
+            logger.warning(text, engine.state.iteration, self._value, self.limit, len(self.steps) - 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = [int(step) for step in state["steps"]]
+
+
 class ShowProgress:
     """Handler of the trainer: a bar over all steps with steps a second, time left and loss; silent where no one looks.
 
@@ -177,7 +231,18 @@ def _loss(engine: Engine) -> torch.Tensor:
     return torch.as_tensor(loss).detach()
 
 
+def _mean_over_processes(value: torch.Tensor) -> torch.Tensor:
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
 def epoch_length(engine: Engine) -> int:
     """Steps from one validation to the next."""
     assert engine.state.epoch_length is not None
     return engine.state.epoch_length
+
+
+discard_large_loss_or_exit = exits_on_mistake(DiscardLargeLoss)

@@ -1,15 +1,15 @@
 """A volume through a 2-D network: plane by plane, several planes a batch, tiles where a plane is too large.
 
-The result is written into one preallocated array. Tiles overlap; a tile counts for nothing in the outer quarter of an
-overlap, where the network could not see far enough, and is faded into its neighbour over the middle half. They start
-at multiples of the network's window, so that a windowed network cuts a tile as it would cut the whole plane.
+The result is written into one preallocated array.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from typing import Any
 
@@ -19,10 +19,12 @@ from monai.inferers import Inferer, SimpleInferer
 
 from .consistency import back_project, residual
 from .errors import CaseWarning, as_flag
-from .geometry import scaled_size, slice_axis_of
+from .geometry import both_factors, slice_axis_of
 from .io.case import KEY, Case
+from .magnification import Magnification, PlaneGrid
 from .memory import MB, bytes_per_pixel, resident_mb
 from .progress import PlaneProgress
+from .tiles import dihedral_group, super_resolve_tiles
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 PROBE = 32  # side in LR pixels of the image that measures a network's need of memory
@@ -34,7 +36,7 @@ class PlaneInferer(Inferer):
     """Super-resolve a volume ``(1, C, X, Y, Z)`` in the planes across its slice axis; the slice axis keeps its size.
 
     Args:
-        scale: LR to HR factor of the network.
+        scale: LR to HR factor of the network: one, or one for each axis of a plane; tiles need one that is whole.
         batch_size: at most so many planes, or tiles, at once.
         memory_mb: cap in megabytes on what the process takes (on CUDA: what the network takes); None for none. The
             batch and then the tiles shrink to keep it.
@@ -51,7 +53,7 @@ class PlaneInferer(Inferer):
 
     def __init__(
         self,
-        scale: int,
+        scale: float | Sequence[float],
         batch_size: int = 8,
         memory_mb: float | None = None,
         tile: int | None = None,
@@ -70,7 +72,7 @@ class PlaneInferer(Inferer):
         if consistency_bound is not None and not consistency_bound > 0:
             raise ValueError(f"consistency_bound: must be above 0, got {consistency_bound}; 0.001 is a good start")
         _check_amp_dtype(amp_dtype)
-        self.scale, self.batch_size, self.memory_mb = scale, batch_size, memory_mb
+        self.factors, self.batch_size, self.memory_mb = both_factors(scale), batch_size, memory_mb
         self.tile, self.overlap, self.self_ensemble = tile, overlap, as_flag(self_ensemble, "self_ensemble")
         self.consistency_bound, self.amp_dtype = consistency_bound, amp_dtype
 
@@ -82,88 +84,178 @@ class PlaneInferer(Inferer):
         axis = slice_axis_of(inputs) + 1
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         planes = plain[0].movedim(axis, 0)
-        count, channels, height, width = planes.shape
-        size = scaled_size(height, self.scale), scaled_size(width, self.scale)
-        batch, tile = self._plan(network, planes, 4 * channels * count * math.prod(size))
+        count, _, height, width = planes.shape
+        grid = self.grid_of(inputs, (height, width))
+        steps = grid.steps((height, width)) if grid.exact else None
+        told = partial(network, *args, **kwargs) if args or kwargs else network
+        batch, tile = self._plan(told, planes, grid)
         span = float(planes.max() - planes.min()) or 1.0
-        forward = self._guarded(lambda x: network(x, *args, **kwargs))
         progress, volume = PlaneProgress(count), torch.empty(0)
         for start in range(0, count, batch):
             low = planes[start : start + batch]
-            high = self._super_resolve(forward, low, tile, _multiple(network))
+            high = self._super_resolve(told, low, grid, tile)
             if self.consistency_bound is not None:
-                high = self._back_project(high, low, self.consistency_bound * span)
+                high = self._back_project(high, low, self.consistency_bound * span, steps)
             if start == 0:  # planes lie whole in memory; the axes return as a view
-                volume = torch.empty(high.shape[1], count, *size)
+                volume = torch.empty(high.shape[1], count, *grid.size)
             volume[:, start : start + batch] = high.movedim(0, 1)
             progress.after(min(start + batch, count))
         return volume.movedim(1, axis).unsqueeze(0)
 
-    def _back_project(self, high: torch.Tensor, low: torch.Tensor, bound: float) -> torch.Tensor:
-        high = back_project(high, low, bound)
-        left = float(residual(high, low).square().mean(dim=(1, 2, 3)).max().sqrt())
+    def grid_of(self, inputs: torch.Tensor, size: tuple[int, int]) -> PlaneGrid:
+        """The SR grid of the planes of ``inputs``, of ``size``."""
+        return PlaneGrid.of(size, self.factors)
+
+    def _back_project(
+        self, high: torch.Tensor, low: torch.Tensor, bound: float, steps: Sequence[float] | None
+    ) -> torch.Tensor:
+        high = back_project(high, low, bound, steps=steps)
+        left = float(residual(high, low, steps).square().mean(dim=(1, 2, 3)).max().sqrt())
         if left > bound:
             warnings.warn(
                 f"back-projection left a residual of {left:.2g}, above {bound:.2g}", CaseWarning, stacklevel=2
             )
         return high
 
-    def _plan(self, network: Network, planes: torch.Tensor, output_bytes: int) -> tuple[int, int | None]:
+    def _plan(self, network: Network, planes: torch.Tensor, grid: PlaneGrid) -> tuple[int, int | None]:
         """Planes a batch, and the side of a tile (None: whole planes)."""
-        count, _, height, width = planes.shape
+        count, channels, height, width = planes.shape
         fits = self.tile is None or max(height, width) <= self.tile
         if self.memory_mb is None:
             return min(self.batch_size, count), None if fits else self.tile
         on_cpu = planes.device.type == "cpu"
+        output_bytes = 4 * channels * count * math.prod(grid.size)
         blending = 3 * output_bytes / count  # the plane under work, its weighted sum and their quotient
         budget = self.memory_mb * HEADROOM * MB - blending - (resident_mb() * MB + output_bytes if on_cpu else 0)
         probe = torch.zeros(1, planes.shape[1], PROBE, PROBE, device=planes.device)
-        pixels = int(budget / (bytes_per_pixel(network, probe) * SCRATCH))
+        pixels = int(budget / (bytes_per_pixel(self._whole(network, grid, probe), probe) * SCRATCH))
         if fits and height * width <= pixels:
             return min(self.batch_size, count, pixels // (height * width)), None
-        multiple = _multiple(network)
-        side = int(math.sqrt(max(pixels, 0))) // multiple * multiple
+        held, need = self._tiled_need(network, grid, planes, probe)
+        return 1, self._side(budget - held, need, _multiple(network), output_bytes if on_cpu else 0)
+
+    def _whole(self, network: Network, grid: PlaneGrid, low: torch.Tensor) -> Network:
+        """What makes an SR plane of a whole one of the size of ``low``."""
+        return network
+
+    def _tiled_need(
+        self, network: Network, grid: PlaneGrid, planes: torch.Tensor, probe: torch.Tensor
+    ) -> tuple[float, float]:
+        """Bytes that a plane takes whatever the tile, and bytes for each pixel of a tile."""
+        return 0.0, bytes_per_pixel(network, probe) * SCRATCH
+
+    def _side(self, budget: float, need: float, multiple: int, output_bytes: int) -> int:
+        """Side of the tiles, ``need`` bytes a pixel, that ``budget`` bytes hold."""
+        side = int(math.sqrt(max(budget / need, 0))) // multiple * multiple
         side = side if self.tile is None else min(side, self.tile)
         if side < 2 * self.overlap:
-            need = (2 * self.overlap + multiple) ** 2 * bytes_per_pixel(network, probe) * SCRATCH
-            short = math.ceil((need - budget) / MB)
+            assert self.memory_mb is not None
+            short = math.ceil(((2 * self.overlap + multiple) ** 2 * need - budget) / MB)
+            what = "the smallest tile"
+            if output_bytes > self.memory_mb * MB / 2:
+                what = f"a result of {output_bytes / MB:.0f} MB, which a smaller scale would lessen"
             raise ValueError(
-                f"memory_mb: {self.memory_mb:g} is too little for the smallest tile; "
+                f"memory_mb: {self.memory_mb:g} is too little for {what}; "
                 f"pass --memory_mb {math.ceil(self.memory_mb + max(short, 1) / HEADROOM)} or more"
             )
-        return 1, side
+        return side
 
-    def _guarded(self, network: Network) -> Network:
-        """``network`` under mixed precision; a batch that overflows is repeated in float32."""
+    def _super_resolve(self, network: Network, low: torch.Tensor, grid: PlaneGrid, tile: int | None) -> torch.Tensor:
+        """LR planes ``(B, C, H, W)`` on the SR grid, plainly or by the self-ensemble."""
+        if not self.self_ensemble:
+            return self._once(network, low, grid, tile)
+        results = (
+            undo(self._once(network, turn(low), grid.transposed() if swaps else grid, tile))
+            for turn, undo, swaps in dihedral_group()
+        )
+        return reduce(torch.add, results) / 8
+
+    def _once(self, network: Network, low: torch.Tensor, grid: PlaneGrid, tile: int | None) -> torch.Tensor:
+        if tile is None:
+            return self._checked(network, low, grid.size)
+        if self.factors[0] != self.factors[1] or not self.factors[0].is_integer():
+            raise ValueError(f"tile: needs a network of one whole factor, got {self.factors}; raise --memory_mb")
+        scale = int(self.factors[0])
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            enabled = self.amp_dtype is not None
-            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=enabled):
-                out = network(x).float()
-            if enabled and not torch.isfinite(out).all():
-                warnings.warn("a batch overflowed in bfloat16 and was repeated in float32", CaseWarning, stacklevel=2)
-                out = network(x)
-            if not torch.isfinite(out).all():
-                raise ValueError("the network gave NaN or infinity; check the weights that --ckpt_path names")
-            expected = tuple(scaled_size(n, self.scale) for n in x.shape[2:])
-            if tuple(out.shape[2:]) != expected:
-                raise ValueError(
-                    f"scale: the network made {tuple(out.shape[2:])} of {tuple(x.shape[2:])}; check --scale"
-                )
-            return out
+            return self._checked(network, x, PlaneGrid.of(x.shape[2:], self.factors).size)
 
-        return forward
+        return super_resolve_tiles(forward, low, scale, tile, self.overlap, _multiple(network))
 
-    def _super_resolve(self, forward: Network, low: torch.Tensor, tile: int | None, multiple: int) -> torch.Tensor:
-        def whole_or_tiled(x: torch.Tensor) -> torch.Tensor:
-            if tile is None:
-                return forward(x)
-            return super_resolve_tiles(forward, x, self.scale, tile, self.overlap, multiple)
+    def _checked(self, network: Network, x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """``network(x)`` of ``size`` under mixed precision; a batch that overflows is repeated in float32."""
+        enabled = self.amp_dtype is not None
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=enabled):
+            out = network(x).float()
+        if enabled and not torch.isfinite(out).all():
+            warnings.warn("a batch overflowed in bfloat16 and was repeated in float32", CaseWarning, stacklevel=2)
+            out = network(x)
+        if not torch.isfinite(out).all():
+            raise ValueError("the network gave NaN or infinity; check the weights that --ckpt_path names")
+        if tuple(out.shape[2:]) != tuple(size):
+            raise ValueError(f"scale: the network made {tuple(out.shape[2:])} of {tuple(x.shape[2:])}; check --scale")
+        return out
 
-        if not self.self_ensemble:
-            return whole_or_tiled(low)
-        results = (undo(whole_or_tiled(turn(low))) for turn, undo in dihedral_group())
-        return reduce(torch.add, results) / 8
+
+class AnyScaleInferer(PlaneInferer):
+    """Super-resolve by a network of any scale, such as :class:`common.blocks.any_scale.AnyScaleNetwork`.
+
+    Its trunk works in tiles where a plane is too large; its upsampler gets the features of the whole plane, so that no
+    SR pixel depends on where tiles begin: at a factor such as 2.5 they begin between SR pixels.
+
+    Args:
+        magnification: factors or a target spacing.
+        batch_size, memory_mb, tile, overlap, self_ensemble, consistency_bound, amp_dtype: see :class:`PlaneInferer`.
+    """
+
+    def __init__(
+        self,
+        magnification: Magnification,
+        batch_size: int = 8,
+        memory_mb: float | None = None,
+        tile: int | None = None,
+        overlap: int = 32,
+        self_ensemble: bool = False,
+        consistency_bound: float | None = None,
+        amp_dtype: str | None = None,
+    ) -> None:
+        super().__init__(1, batch_size, memory_mb, tile, overlap, self_ensemble, consistency_bound, amp_dtype)
+        self.magnification = magnification
+
+    def at(self, scale: float | Sequence[float]) -> AnyScaleInferer:
+        """An inferer of the same settings for another magnification."""
+        other = copy.copy(self)
+        other.magnification = replace(self.magnification, scale=scale, target_spacing=None)
+        return other
+
+    def grid_of(self, inputs: torch.Tensor, size: tuple[int, int]) -> PlaneGrid:
+        return self.magnification.grid_of(inputs)
+
+    def _whole(self, network: Any, grid: PlaneGrid, low: torch.Tensor) -> Network:
+        size = list(PlaneGrid.of(low.shape[2:], grid.factors).size)
+        return partial(network, scale=list(grid.factors), size=size, exact=grid.exact)
+
+    def _tiled_need(
+        self, network: Any, grid: PlaneGrid, planes: torch.Tensor, probe: torch.Tensor
+    ) -> tuple[float, float]:
+        with torch.no_grad():
+            features = network.features(probe)
+        size = list(PlaneGrid.of(probe.shape[2:], grid.factors).size)
+        upscale = partial(network.upscale, scale=list(grid.factors), size=size, exact=grid.exact)
+        blending = 3 * features[0].numel() * features.element_size() / probe[0, 0].numel()
+        held = (bytes_per_pixel(upscale, features) * SCRATCH + blending) * math.prod(planes.shape[2:])
+        return held, bytes_per_pixel(network.features, probe) * SCRATCH
+
+    def _once(self, network: Any, low: torch.Tensor, grid: PlaneGrid, tile: int | None) -> torch.Tensor:
+        told = {"scale": list(grid.factors), "size": list(grid.size), "exact": grid.exact}
+        if tile is None:
+            return self._checked(partial(network, **told), low, grid.size)
+
+        def trunk(x: torch.Tensor) -> torch.Tensor:
+            return self._checked(network.features, x, x.shape[2:])
+
+        features = super_resolve_tiles(trunk, low, 1, tile, self.overlap, _multiple(network))
+        return self._checked(partial(network.upscale, **told), features, grid.size)
 
 
 class PlaneSegmenter(PlaneInferer):
@@ -184,8 +276,8 @@ class PlaneSegmenter(PlaneInferer):
     ) -> None:
         super().__init__(1, batch_size, memory_mb, tile, overlap, self_ensemble, None, amp_dtype)
 
-    def _super_resolve(self, forward: Network, low: torch.Tensor, tile: int | None, multiple: int) -> torch.Tensor:
-        return super()._super_resolve(forward, low, tile, multiple).argmax(1, keepdim=True).float()
+    def _super_resolve(self, network: Network, low: torch.Tensor, grid: PlaneGrid, tile: int | None) -> torch.Tensor:
+        return super()._super_resolve(network, low, grid, tile).argmax(1, keepdim=True).float()
 
 
 def infer_planes(
@@ -221,77 +313,6 @@ class AutocastInferer(SimpleInferer):
 def _check_amp_dtype(amp_dtype: str | None) -> None:
     if amp_dtype not in (None, "bfloat16"):
         raise ValueError(f"amp_dtype: must be null or bfloat16, got {amp_dtype}; float16 overflows in Swin layers")
-
-
-def dihedral_group() -> Iterator[tuple[Network, Network]]:
-    """The eight flips and transpositions of ``(B, C, H, W)``, each with its inverse."""
-    for dims in ([], [2], [3], [2, 3]):
-        yield partial(torch.flip, dims=dims), partial(torch.flip, dims=dims)
-        yield partial(_flip_transpose, dims=dims), partial(_transpose_flip, dims=dims)
-
-
-def _flip_transpose(x: torch.Tensor, dims: list[int]) -> torch.Tensor:
-    return x.flip(dims).transpose(2, 3)
-
-
-def _transpose_flip(x: torch.Tensor, dims: list[int]) -> torch.Tensor:
-    return x.transpose(2, 3).flip(dims)
-
-
-def super_resolve_tiles(
-    forward: Network, low: torch.Tensor, scale: int, tile: int, overlap: int, multiple: int = 1
-) -> torch.Tensor:
-    """``low`` (B, C, H, W) in overlapping tiles, blended to (B, C, scale · H, scale · W).
-
-    Equal to ``forward(low)`` where the network looks no further than a quarter of ``overlap``.
-
-    Args:
-        forward: the network.
-        scale: an integer.
-        tile: largest side of a tile, at least twice ``overlap``, in LR pixels.
-        overlap: of neighbours, in LR pixels.
-        multiple: tiles start at multiples of this.
-    """
-    b, _, height, width = low.shape
-    out = torch.empty(0)
-    total = low.new_zeros(height * scale, width * scale)
-    for top, bottom in tile_ranges(height, tile, overlap, multiple):
-        for left, right in tile_ranges(width, tile, overlap, multiple):
-            high = forward(low[:, :, top:bottom, left:right])
-            rows = fade((top, bottom), height, overlap, scale).to(high)
-            columns = fade((left, right), width, overlap, scale).to(high)
-            weight = rows[:, None] * columns[None, :]
-            place = slice(top * scale, bottom * scale), slice(left * scale, right * scale)
-            if not out.numel():
-                out = high.new_zeros(b, high.shape[1], *total.shape)
-            out[:, :, place[0], place[1]] += high * weight
-            total[place] += weight
-    return out / total
-
-
-def tile_ranges(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
-    """Ranges that cover 0 to ``length``, each at most ``tile`` long, overlapping by ``overlap`` or more."""
-    if length <= tile:
-        return [(0, length)]
-    step = (tile - overlap) // multiple * multiple
-    if step < 1:
-        raise ValueError(f"tile: must exceed overlap by {multiple} or more, got {tile} and {overlap}; enlarge it")
-    starts = range(0, length - tile + step, step)
-    return [(start, min(start + tile, length)) for start in starts]
-
-
-def fade(span: tuple[int, int], length: int, overlap: int, scale: int) -> torch.Tensor:
-    """Weights along one side of a tile: 1 inside and at the image's edge; towards another tile down to 0."""
-    start, stop = span
-    size = (stop - start) * scale
-    dark = overlap * scale / 4
-    place = torch.arange(size, dtype=torch.float32) + 0.5
-    weight = torch.ones(size)
-    if start > 0:
-        weight = torch.minimum(weight, ((place - dark) / (2 * dark)).clamp(0, 1))
-    if stop < length:
-        weight = torch.minimum(weight, ((size - place - dark) / (2 * dark)).clamp(0, 1))
-    return weight
 
 
 def _multiple(network: Network) -> int:

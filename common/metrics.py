@@ -6,7 +6,7 @@ every score; prediction and truth are clipped to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -76,16 +76,16 @@ def score(prediction: torch.Tensor, truth: torch.Tensor, border: int = 0) -> dic
 
 
 def consistency(
-    sr: torch.Tensor, lr: torch.Tensor, degradation: Degradation, scale: int, limits: torch.Tensor
+    sr: torch.Tensor, lr: torch.Tensor, degradation: Degradation, factors: Sequence[float], limits: torch.Tensor
 ) -> float:
     """Root mean square of LR minus degraded SR, as a fraction of the data range; noise is not simulated.
 
     Args:
         sr, lr: planes ``(C, sH, sW)``, not clipped, and ``(C, H, W)``.
-        degradation, scale: which made ``lr``.
+        degradation, factors: which made ``lr``.
         limits: ``(C, 2)`` of :func:`data_range`.
     """
-    left = lr - degradation(sr, (scale, scale))
+    left = lr - degradation(sr, factors)
     return float((left / _low_and_width(limits)[1]).square().mean().sqrt())
 
 

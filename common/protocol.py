@@ -6,6 +6,7 @@ data range) and ``paper`` (as a paper did it).
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from monai.transforms import CenterSpatialCrop
 
 from .data.items import Item, paths_of
 from .data.planes import case_of, foreground_threshold, is_filled, unstack
+from .geometry import both_factors, fitting_sizes
 from .io.case import Case
 from .metrics import data_range
 from .transforms.degradation import CLEAN, Degradation
@@ -30,22 +32,37 @@ class Protocol:
     """How images become scores.
 
     Attributes:
-        scale: HR pixels per LR pixel.
+        scale: HR pixels per LR pixel, one factor or two (one for each axis of a plane).
         name: ``"clean"`` or ``"paper"``; recorded, it sets nothing.
         degradation: how LR follows from HR; its noise is drawn from a seed that is the image's own.
         crop: size of the planes, cut from their centre; None for the ``crop`` of the item, or else the whole plane.
-        border: HR pixels left out on every side of the metrics.
+        border: HR pixels left out on every side of the metrics; ``"scale"`` for as many as the scale, rounded up, as
+            the dissertation's code does.
         range_quantile: see :func:`common.metrics.data_range`; it is taken from the whole volume, before the crop.
         min_foreground: planes with less of foreground are left out, as in validation.
     """
 
-    scale: int
+    scale: float | Sequence[float]
     name: str = "clean"
     degradation: Degradation = CLEAN
     crop: Sequence[int] | None = None
-    border: int = 0
+    border: int | str = 0
     range_quantile: float = 0.999
     min_foreground: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.border, int) and self.border != "scale":
+            raise ValueError(f'border: must be a number of pixels or "scale", got {self.border}; pass --border 0')
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """HR pixels per LR pixel of the two axes of a plane."""
+        return both_factors(self.scale)
+
+    @property
+    def margin(self) -> int:
+        """HR pixels left out on every side of the metrics."""
+        return self.border if isinstance(self.border, int) else math.ceil(max(self.factors))
 
     def describe(self, items: Sequence[Item]) -> dict[str, Any]:
         """What the summary of ``items`` says of it."""
@@ -56,7 +73,7 @@ class Protocol:
             "degradation": asdict(self.degradation),
             "data_range": f"minimum to {top} of each HR volume, each channel; HR and predictions are clipped to it",
             "crop": self.crop or next((item["crop"] for item in items if "crop" in item), None),
-            "border": self.border,
+            "border": self.margin,
             "min_foreground": self.min_foreground,
         }
 
@@ -66,12 +83,13 @@ class Pair:
     """LR and HR planes of one image.
 
     Attributes:
-        low, high: ``(N, C, H, W)`` and ``(N, C, scale · H, scale · W)``, normalised.
+        low, high: ``(N, C, H, W)`` and ``(N, C, scale · H, scale · W)``, rounded, normalised.
         planes: their N indices along the slice axis.
         limits: data range, ``(C, 2)``.
         case: record of the HR image.
         size: X, Y, Z of the HR volume.
         crop: what was cut from the centre of each plane, or None.
+        factors: HR pixels per LR pixel of both axes.
     """
 
     low: torch.Tensor
@@ -81,23 +99,73 @@ class Pair:
     case: Case
     size: tuple[int, ...]
     crop: Sequence[int] | None
+    factors: tuple[float, float]
 
     def cut(self, volume: MetaTensor) -> torch.Tensor:
         """What these planes are of another volume on the HR grid."""
-        scale = self.high.shape[2] // self.low.shape[2]
-        return _cut(unstack(volume)[self.planes], self.crop, scale)
+        return _cut(unstack(volume)[self.planes], self.crop, self.factors)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """HR planes of one image that have something in them, whole: they serve any scale.
+
+    Attributes:
+        item: whose.
+        high: ``(N, C, H, W)``, normalised.
+        planes, limits, case, size: see :class:`Pair`.
+    """
+
+    item: Item
+    high: torch.Tensor
+    planes: list[int]
+    limits: torch.Tensor
+    case: Case
+    size: tuple[int, ...]
+
+    def cut(self, protocol: Protocol) -> torch.Tensor:
+        """The planes without what does not fill an LR pixel, at the end of both axes.
+
+        Raises:
+            ValueError: they are below one LR pixel.
+        """
+        high = _cut(self.high, protocol.crop or self.item.get("crop"), protocol.factors)
+        if min(high.shape) < 1:
+            name = paths_of(self.item)[0]
+            raise ValueError(f"{name}: planes must be at least {protocol.scale} pixels wide; leave the image out")
+        return high
+
+    def pair(self, protocol: Protocol) -> Pair:
+        """HR planes at the scale of ``protocol``, and LR planes that follow from them; errors are those of ``cut``."""
+        high = self.cut(protocol)
+        low = protocol.degradation(high, protocol.factors)
+        if protocol.degradation.noise_std > 0:
+            name = f"{self.item['patient']}/{Path(paths_of(self.item)[0]).name}"
+            draw = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            low = low + torch.randn(low.shape, generator=draw) * protocol.degradation.noise_std
+        crop = protocol.crop or self.item.get("crop")
+        return Pair(low, high, self.planes, self.limits, self.case, self.size, crop, protocol.factors)
 
 
 def make_pair(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> Pair:
-    """Read an image, normalise it, cut its planes, choose those with something in them, and degrade them.
+    """Read an image, normalise it, choose the planes with something in them, cut and degrade them.
 
     Normalisation, data range and choice see the whole volume. What does not fill an LR pixel is cut off at the end of
-    the two axes of a plane, ``scale - 1`` HR pixels at most.
+    the two axes of a plane, less than ``scale`` HR pixels.
 
     Raises:
-        ValueError: intensities are not finite, no plane has enough foreground, or the planes are below one LR pixel.
+        ValueError: see :func:`read_truth`; or the planes are below one LR pixel.
     """
-    name, size = paths_of(item)[0], protocol.crop or item.get("crop")
+    return read_truth(item, preprocessing, protocol).pair(protocol)
+
+
+def read_truth(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> Truth:
+    """Read an image, normalise it and choose the planes with something in them; nothing depends on the scale.
+
+    Raises:
+        ValueError: intensities are not finite, or no plane has enough foreground.
+    """
+    name = paths_of(item)[0]
     image = preprocessing({"image": item["image"]})["image"]
     case, volume = case_of(image), unstack(image)
     if not torch.isfinite(volume).all():
@@ -107,18 +175,11 @@ def make_pair(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> P
     planes = [i for i, plane in enumerate(volume) if is_filled(plane, threshold, protocol.min_foreground)]
     if not planes:
         raise ValueError(f"{name}: no plane has {protocol.min_foreground:.0%} of foreground; lower min_foreground")
-    high = _cut(volume[planes], size, protocol.scale)
-    if min(high.shape) < 1:
-        raise ValueError(f"{name}: planes must be at least {protocol.scale} pixels wide; leave the image out")
-    low = protocol.degradation(high, (protocol.scale, protocol.scale))
-    if protocol.degradation.noise_std > 0:
-        draw = torch.Generator().manual_seed(zlib.crc32(f"{item['patient']}/{Path(name).name}".encode()))
-        low = low + torch.randn(low.shape, generator=draw) * protocol.degradation.noise_std
-    return Pair(low, high, planes, limits, case, tuple(image.shape[1:]), size)
+    return Truth(item, volume[planes], planes, limits, case, tuple(image.shape[1:]))
 
 
-def _cut(planes: torch.Tensor, crop: Sequence[int] | None, scale: int) -> torch.Tensor:
+def _cut(planes: torch.Tensor, crop: Sequence[int] | None, factors: Sequence[float]) -> torch.Tensor:
     if crop:
         planes = CenterSpatialCrop([-1, *crop])(planes)  # the second axis holds channels
-    height, width = (n - n % scale for n in planes.shape[2:])
+    height, width = (fitting_sizes(n, factor)[1] for n, factor in zip(planes.shape[2:], factors, strict=True))
     return torch.as_tensor(planes)[:, :, :height, :width]

@@ -17,10 +17,11 @@ from .config import check_settings, config_sha256
 from .data.files import find_cases
 from .data.worklist import Study, Worklist, share, suffix_of
 from .errors import as_flag_or_exit, case_warnings_noted, exits_on_mistake
-from .inferers import PlaneInferer, PlaneSegmenter
+from .inferers import AnyScaleInferer, PlaneInferer, PlaneSegmenter
 from .io.dicom.derived import Provenance
 from .io.transforms import CaseSaveImaged
 from .journal import append_line, log_name
+from .magnification import Magnification
 from .memory import peak_mb
 from .pipeline import run_stages
 from .processes import rank_and_world, waiting_for_all
@@ -34,6 +35,8 @@ INTERRUPTED = 130  # exit code of what Ctrl-C ends
 logger = logging.getLogger("common.run")
 append_or_exit = exits_on_mistake(append_line)
 plane_inferer_or_exit = exits_on_mistake(PlaneInferer)
+any_scale_inferer_or_exit = exits_on_mistake(AnyScaleInferer)
+magnification_or_exit = exits_on_mistake(Magnification)
 plane_segmenter_or_exit = exits_on_mistake(PlaneSegmenter)
 
 
@@ -51,6 +54,7 @@ def run_cases(
     version: str = "unknown",
     resume: bool = False,
     read_ahead: bool = False,
+    magnification: Magnification | None = None,
 ) -> list[dict[str, Any]]:
     """Run every case of ``evaluator`` by an evaluator of its own; write one line each to ``output_dir/cases.jsonl``.
 
@@ -62,6 +66,7 @@ def run_cases(
         dataset_dir: where the cases were looked for.
         output_dir: folder of results and of the JSON lines; made where it is missing.
         scale, weights_sha256: recorded.
+        magnification: of networks of any scale, which counts instead of ``scale``; recorded.
         image_key, pred_key: of the input and of the result.
         images: what the cases were made of; of a :class:`Worklist`, what it skipped is reported.
         method, version: of the bundle; written into the header of a result that has a place for it.
@@ -82,11 +87,12 @@ def run_cases(
     skipped = images.skipped if isinstance(images, Worklist) else ()
     if not cases:
         _refuse_nothing(dataset_dir, output_dir, skipped)
-    common: dict[str, Any] = {"scale": scale, "weights_sha256": weights_sha256, "config_sha256": config_sha256()}
+    asked = magnification or Magnification(scale)
+    common: dict[str, Any] = asked.describe() | {"weights_sha256": weights_sha256, "config_sha256": config_sha256()}
     common["device"] = str(evaluator.state.device)
     saver = _saver(postprocessing)
     if saver is not None:
-        saver.provenance = Provenance(method, version, scale, weights_sha256, common["config_sha256"] or "")
+        saver.provenance = Provenance(method, version, asked.label, weights_sha256, common["config_sha256"] or "")
     jobs = _jobs(cases, image_key, saver, common)
     whose = f" of process {rank}" if world > 1 else ""
     run = _Run(Stages(evaluator, postprocessing, image_key, pred_key), folder / log_name(rank, world), whose)

@@ -134,14 +134,16 @@ def _on_cpu(value: Any) -> Any:
 
 def _describe(low: Any, high: Any) -> dict[str, Any]:
     case = Case.from_meta(low.meta)
+    low_affine, high_affine = low.affine.cpu().numpy(), high.affine.cpu().numpy()
     saved = high.meta.get("saved_to")
     return {
         "output": os.path.abspath(saved) if saved else None,
         "volume": case.volume if case else None,
         "slice_axis": case.slice_axis if case else None,
         "units": case.units if case else "unknown",
-        "spacing": [round(v, 6) for v in spacing(low.affine.cpu().numpy())],
-        "sr_spacing": [round(v, 6) for v in spacing(high.affine.cpu().numpy())],
+        "spacing": [round(v, 6) for v in spacing(low_affine)],
+        "sr_spacing": [round(v, 6) for v in spacing(high_affine)],
         "sr_shape": list(high.shape[1:]),
+        "factors": [round(a / b, 6) for a, b in zip(spacing(low_affine), spacing(high_affine), strict=True)],
         RESIDUAL: high.meta.get(RESIDUAL),
     }

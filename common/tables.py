@@ -120,11 +120,11 @@ def write_tables(folder: Path, rows: Sequence[Row], summary: dict[str, Any], tex
     write_summary(folder, summary, text)
 
 
-def write_summary(folder: Path, summary: dict[str, Any], text: str) -> None:
-    """``summary.json`` and ``summary.md``; JSON has the word "inf" for infinity."""
+def write_summary(folder: Path, summary: dict[str, Any], text: str, name: str = "summary") -> None:
+    """``summary.json`` and ``summary.md``, or files of another ``name``; JSON has the word "inf" for infinity."""
     content = json.dumps(_plain(summary), indent=4, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(folder / "summary.json", lambda path: path.write_text(content, encoding="utf-8"))
-    write_whole(folder / "summary.md", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / f"{name}.json", lambda path: path.write_text(content, encoding="utf-8"))
+    write_whole(folder / f"{name}.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

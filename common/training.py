@@ -21,7 +21,7 @@ from monai.engines import SupervisedTrainer
 from .config import PLACES, check_settings, running_config
 from .data.patches import PatchBatches
 from .errors import as_flag, exits_on_mistake
-from .handlers import BEST, StopAtNaN, epoch_length
+from .handlers import BEST, DiscardLargeLoss, StopAtNaN, epoch_length
 from .io.whole import write_whole
 from .weights import plain
 
@@ -54,6 +54,7 @@ class TrainingState:
         minutes: stop after so many, with the state written; None to go on to the end.
         seed: of noise and dropout in each step.
         writes: False for all processes but one.
+        discard: attached to the trainer and kept with the ``parts``; None for none.
     """
 
     def __init__(
@@ -64,15 +65,21 @@ class TrainingState:
         minutes: float | None = None,
         seed: int = 0,
         writes: bool = True,
+        discard: DiscardLargeLoss | None = None,
     ) -> None:
         self.path, self.batches, self.guard = Path(output_dir) / LAST, batches, StopAtNaN(batches)
         self.parts = {name: plain(part) for name, part in parts.items()}
+        self.discard = discard
+        if discard is not None:
+            self.parts["discard"] = discard
         self.minutes, self.seed, self.writes = minutes, seed, writes
         self.settings = _settings()
         self.seconds, self._started = 0.0, 0.0
 
     def attach(self, engine: Engine) -> None:
         self.guard.attach(engine)
+        if self.discard is not None:
+            self.discard.attach(engine)
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_STARTED, self._seed_step)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_between_validations)

@@ -43,7 +43,8 @@ def load_weights(
     file = Path(path)
     digest = _check_listed(file, bundle_root, listed)
     scale = listed.get(file.name, {}).get("scale") if _is_shipped(file, bundle_root) else None
-    if scale is not None and scale != getattr(plain(network), "scale", scale):
+    fixed = not getattr(plain(network), "any_scale", False)
+    if scale is not None and fixed and scale != getattr(plain(network), "scale", scale):
         raise ValueError(
             f"{file}: these weights are for scale {scale}, the network is for scale {plain(network).scale}; "
             "pass weights of that scale by --ckpt_path, or train them"
@@ -150,6 +151,11 @@ def start_from(
 def ask_for_stage_one() -> str:
     """What stands for ``ckpt_path`` in a config of a second stage, until one is passed: an error that says so."""
     raise SystemExit("error: ckpt_path: a second stage starts from weights of the first; pass --ckpt_path FILE")
+
+
+def ask_for_first_modality() -> str:
+    """The same for a training that goes over to another modality."""
+    raise SystemExit("error: ckpt_path: a transfer starts from weights of another modality; pass --ckpt_path FILE")
 
 
 start_from_or_exit = exits_on_mistake(start_from)

@@ -32,6 +32,29 @@ class Interpolate(nn.Module):
         return F.interpolate(x, scale_factor=self.scale, mode="bilinear", align_corners=False)
 
 
+class InterpolateAnyScale(nn.Module):
+    """The same at any factor, one for each axis; on a grid of exact spacing too, around the centre of the plane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.any_scale, self.size_multiple, self.in_channels = True, 1, 1
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def upscale(self, features: torch.Tensor, scale: list, size: list, exact: bool = False) -> torch.Tensor:
+        for axis, (factor, new) in enumerate(zip(scale, size, strict=True), 2):
+            old = features.shape[axis]
+            step = 1 / factor if exact else old / new
+            places = (torch.arange(new, dtype=torch.float64) - (new - 1) / 2) * step + (old - 1) / 2
+            taps = (1 - (torch.arange(old) - places.clamp(0, old - 1)[:, None]).abs()).clamp(min=0)
+            features = (features.movedim(axis, -1).double() @ taps.T).movedim(-1, axis)
+        return features.float()
+
+    def forward(self, x: torch.Tensor, scale: list, size: list, exact: bool = False) -> torch.Tensor:
+        return self.upscale(x, scale, size, exact)
+
+
 class Convolve(nn.Module):
     """A small random network that looks 4 pixels far."""
 
@@ -104,9 +127,15 @@ def run_inference(source: Path, output: Path, **overrides: object) -> None:
     """Run the inference config of RDST by MONAI's runner in this process; by default on a network without weights."""
     overrides.setdefault("weights", "none")
     overrides.setdefault("device", "$torch.device('cpu')")
-    monai.bundle.run(
-        config_file=str(INFERENCE), dataset_dir=str(source), output_dir=str(output), logging_file=False, **overrides
-    )
+    overrides.setdefault("config_file", str(INFERENCE))
+    monai.bundle.run(dataset_dir=str(source), output_dir=str(output), logging_file=False, **overrides)
+
+
+def run_any_scale(source: Path, output: Path, **overrides: object) -> None:
+    """The same with the config of MIASSR, on a network that interpolates linearly."""
+    network = {"_target_": "tests.helpers.InterpolateAnyScale"}
+    config = INFERENCE.parents[2] / "miassr" / "configs" / "inference.json"
+    run_inference(source, output, **{"config_file": str(config), "network_def": network, **overrides})
 
 
 def identity(**overrides: object) -> dict[str, object]:

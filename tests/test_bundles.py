@@ -20,7 +20,7 @@ from tests.helpers import ROOT, blobs, oblique, save_nifti
 from tests.packed import pack_quickly, unpack
 
 BUNDLES = find_bundles()
-PARAMETERS = {"rdst": 2_379_241, "segmentation_unet": 1_493_436}
+PARAMETERS = {"rdst": 2_379_241, "segmentation_unet": 1_493_436, "miassr": 1_368_320, "meta_rdn": 5_614_976}
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES.values(), ids=BUNDLES.keys())
 
 
@@ -108,8 +108,12 @@ OVER = {  # what an overlay lies over; by default train where its name begins so
     "smoke": ["train", "inference"],
     "paper": ["train", "inference"],
     "finetune": ["train"],
+    "transfer": ["train"],
+    "narrow": ["train", "inference"],
+    "deep": ["train", "inference"],
     "evaluate_segmentation": ["evaluate"],
     "evaluate_features": ["evaluate"],
+    "evaluate_scales": ["evaluate"],
     "paper_chapter3": ["train + evaluate"],
     "paper_chapter4": ["train + evaluate"],
     "paper_chapter5": ["train + evaluate"],
@@ -145,8 +149,10 @@ def test_shipped_weights_are_small_listed_and_load_into_the_network(bundle):
 def test_weights_of_their_own_overlay_are_those_of_its_scale(bundle):
     listed = read(bundle / "configs" / "metadata.json")["weights"]
     overlays = [read(path) for path in (bundle / "configs").glob("inference_*.json")]
-    named = {overlay["ckpt_path"].split("'")[-2]: overlay["scale"] for overlay in overlays}
-    assert named == {file: about["scale"] for file, about in listed.items() if file != "model.pt"}
+    named = {overlay["ckpt_path"].split("'")[-2]: overlay.get("scale") for overlay in overlays}
+    network = ConfigParser(read(bundle / "configs" / "inference.json")).get_parsed_content("network_def")
+    fixed = not getattr(network, "any_scale", False)
+    assert named == {file: about["scale"] if fixed else None for file, about in listed.items() if file != "model.pt"}
 
 
 @each_bundle
@@ -275,8 +281,8 @@ def test_training_goes_on_where_it_stopped_and_its_weights_serve_inference_and_e
 
     weights = str(tmp_path / "run" / "model.pt")
     test = phantoms / "test"
-    start(bundle, test, tmp_path / "out", "inference", ckpt_path=weights)
-    postfix = "seg" if is_segmentation(bundle) else f"srx{workflow.parser['scale']}"
+    inference = start(bundle, test, tmp_path / "out", "inference", ckpt_path=weights)
+    postfix = "seg" if is_segmentation(bundle) else f"srx{inference.parser['scale']}"
     assert (tmp_path / "out" / f"test_{postfix}.nii.gz").exists()
     smaller = read(bundle / "configs" / "smoke.json")
     full = {

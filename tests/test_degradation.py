@@ -68,6 +68,16 @@ def test_a_batch_becomes_pairs_and_ragged_edges_are_cut():
     assert not torch.equal(low, CLEAN(high, (4, 4)))
 
 
+def test_a_batch_names_its_own_factors_for_a_network_of_any_scale():
+    prepare, image = DegradeBatch(None), torch.rand(2, 1, 97, 50)
+    low, high, _, told = prepare({"label": image, "scale": (1.4, 3.3)}, "cpu", False)
+    assert low.shape == (2, 1, 69, 15) and high.shape == (2, 1, 97, 50)
+    assert told == {"scale": [1.4, 3.3], "size": [97, 50]}
+    collated = [torch.tensor([1.4, 1.4], dtype=torch.float64), torch.tensor([3.3, 3.3], dtype=torch.float64)]
+    assert torch.equal(prepare({"label": image, "scale": collated}, "cpu", False)[0], low)
+    assert prepare({"label": image, "scale": 2.5}, "cpu", False)[3] == {"scale": [2.5, 2.5], "size": [95, 50]}
+
+
 def test_factors_below_one_and_negative_levels_are_refused():
     with pytest.raises(ValueError, match="factors: must be >= 1"):
         CLEAN(torch.rand(1, 1, 8, 8), (0.5, 2))

@@ -26,7 +26,7 @@ from tests.dicom_enhanced_samples import enhanced_ct, enhanced_mr
 from tests.dicom_samples import AXIAL, cr_image, ct_series, dx_image, mr_series
 from tests.helpers import data_dir
 
-MADE_BY = Provenance("rdst", "0.1.0", 2, "a" * 64, "b" * 64)
+MADE_BY = Provenance("rdst", "0.1.0", "x2", "a" * 64, "b" * 64)
 SAMPLES: dict[str, Callable[[Path], list[Path]]] = {
     "MR": mr_series,
     "CT": ct_series,

@@ -150,12 +150,12 @@ def test_the_consistency_residual_is_a_fraction_of_the_range():
     sr = torch.rand(2, 12, 8)
     lr = Degradation()(sr, (2, 2))
     limits = torch.tensor([[0.0, 2.0], [-1.0, 3.0]])
-    assert consistency(sr, lr, Degradation(), 2, limits) == 0
+    assert consistency(sr, lr, Degradation(), (2, 2), limits) == 0
     lr[0] += 0.3
     expected = np.sqrt(((0.3 / 2) ** 2 + 0) / 2)
-    assert consistency(sr, lr, Degradation(), 2, limits) == pytest.approx(expected, rel=1e-5)
+    assert consistency(sr, lr, Degradation(), (2, 2), limits) == pytest.approx(expected, rel=1e-5)
     other = Degradation(antialias=False)
-    assert consistency(sr, other(sr, (2, 2)), other, 2, limits) == 0
+    assert consistency(sr, other(sr, (2, 2)), other, (2, 2), limits) == 0
 
 
 def rows(method: str, **patients: list[float | None]) -> list[Row]:

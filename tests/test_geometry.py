@@ -1,17 +1,23 @@
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
 from common.geometry import (
+    both_factors,
     check_affine,
     find_slice_axis,
+    fitting_sizes,
     plane_factors,
     resized_affine,
     scaled_size,
     slice_axis_of,
     spacing,
 )
+from common.transforms.degradation import lr_size
 from tests.helpers import oblique
 
 
@@ -74,3 +80,19 @@ def test_factors_leave_the_slice_axis_alone():
 def test_an_affine_that_places_nothing_is_refused(bad):
     with pytest.raises(ValueError, match=r"a\.nii: the affine must be finite and invertible"):
         check_affine(bad, "a.nii")
+
+
+@pytest.mark.parametrize("scale", [*(n / 10 for n in range(10, 41)), 1.37, 2**0.5, math.pi])
+def test_the_grids_of_a_pair_fit_into_each_other_at_any_scale(scale):
+    for size in range(8, 300):
+        low, high = fitting_sizes(size, scale)
+        assert low == max(n for n in range(size + 1) if n * Fraction(str(scale)) <= size)
+        assert high <= size and high == scaled_size(low, scale) and lr_size([high], [scale]) == (low,)
+
+
+def test_a_scale_is_one_factor_or_two():
+    assert both_factors(3) == (3.0, 3.0) and both_factors([2, 3.3]) == (2.0, 3.3)
+    with pytest.raises(
+        ValueError, match=r"scale: must be one factor or two, got \[1.0, 2.0, 3.0\]; name the in-plane axes"
+    ):
+        both_factors([1, 2, 3])

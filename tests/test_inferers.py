@@ -9,8 +9,9 @@ from monai.data import MetaTensor
 from common import progress
 from common.consistency import back_project, residual
 from common.errors import CaseWarning
-from common.inferers import PlaneInferer, dihedral_group, fade, super_resolve_tiles, tile_ranges
+from common.inferers import PlaneInferer
 from common.memory import bytes_per_pixel, peak_mb, resident_mb
+from common.tiles import dihedral_group, fade, super_resolve_tiles, tile_ranges
 from tests.helpers import Convolve, Interpolate, oblique
 
 
@@ -84,8 +85,8 @@ def test_the_self_ensemble_is_the_mean_over_eight_turns():
         expected += (back.flip(3) if flip else back) / 8
     torch.testing.assert_close(out[..., 1], expected, atol=1e-6, rtol=0)
     x = torch.rand(1, 1, 3, 5)
-    assert len({tuple(turn(x).flatten().tolist()) + tuple(turn(x).shape) for turn, _ in dihedral_group()}) == 8
-    assert all(torch.equal(undo(turn(x)), x) for turn, undo in dihedral_group())
+    assert len({tuple(turn(x).flatten().tolist()) + tuple(turn(x).shape) for turn, _, _ in dihedral_group()}) == 8
+    assert all(torch.equal(undo(turn(x)), x) for turn, undo, _ in dihedral_group())
 
 
 def test_back_projection_brings_the_residual_under_its_bound():

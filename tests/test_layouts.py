@@ -45,7 +45,22 @@ def covid(root: Path, patients: int) -> None:
         touch(root, f"coronacases_{i:03d}.nii.gz", f"mask/coronacases_{i:03d}.nii.gz")
 
 
-MAKE = {"oasis": (oasis, 40), "brats": (brats, 151), "acdc": (acdc, 100), "covid": (covid, 20)}
+def covid_ct(root: Path, patients: int) -> None:
+    """The last 50 in ``Validation``, only some of them with a label."""
+    for i in range(patients):
+        folder, name = "Train" if i < patients - 50 else "Validation", f"volume-covid19-A-{i:04d}"
+        touch(root, f"{folder}/{name}_ct.nii.gz")
+        if folder == "Train" or i % 2:
+            touch(root, f"{folder}/{name}_seg.nii.gz")
+
+
+MAKE = {
+    "oasis": (oasis, 40),
+    "brats": (brats, 151),
+    "acdc": (acdc, 100),
+    "covid": (covid, 20),
+    "covid-ct": (covid_ct, 249),
+}
 
 
 @pytest.mark.parametrize("layout", MAKE)
@@ -72,6 +87,28 @@ def test_both_sessions_of_a_patient_stay_together(tmp_path):
     of_first = [split for split in SPLITS for item in content[split] if item["patient"] == "OAS1_0000"]
     assert len(set(of_first)) <= 1
     assert sum(len(content[split]) for split in SPLITS) > 39
+
+
+def test_covid_ct_is_tested_on_patients_of_its_folder_for_validation_alone(tmp_path):
+    covid_ct(tmp_path, 249)
+    out = tmp_path / "d.json"
+    drawn = []
+    for seed in (0, 1):
+        datalist("covid-ct", str(tmp_path), str(out), seed=seed)
+        content = json.loads(out.read_text())
+        folders = {split: {item["image"].split("/")[0] for item in content[split]} for split in SPLITS}
+        assert folders == {"training": {"Train"}, "validation": {"Train"}, "test": {"Validation"}}
+        assert content["crop"] == [412, 332]  # x, y
+        assert 0 < sum("label" in item for item in content["test"]) < 25
+        drawn.append(content["test"])
+    assert drawn[0] != drawn[1]
+    with pytest.raises(
+        ValueError, match=r"190 patients for training and 51 of those held out are asked for, 199 and 50"
+    ):
+        datalist("covid-ct", str(tmp_path), str(out), train=190, test=51)
+    (tmp_path / "Train" / "volume-covid19-A-0007_seg.nii.gz").unlink()
+    with pytest.raises(ValueError, match=r"must hold one Train/volume-covid19-A-0007_seg\.nii\*, got 0"):
+        datalist("covid-ct", str(tmp_path), str(out))
 
 
 def test_the_draw_follows_its_seed(tmp_path):

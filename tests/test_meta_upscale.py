@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.blocks.meta_upscale import MetaUpscale, convolve_phases, few_weights, hidden_units, mix_units
-from common.blocks.projection import as_fraction, centred_axis, cornered_axis, find_runs, period
+from common.blocks.projection import as_fraction, centred_axis, cornered_axis, find_runs, period, spaced_axis
 from common.geometry import resized_affine, scaled_size
 
 TENTHS = [n / 10 for n in range(11, 41)]
@@ -25,6 +25,9 @@ def places(size, pixels, factor, alignment):
     """LR coordinates of the output pixels of one axis, exactly."""
     if alignment == "centre":
         return [(i + Fraction(1, 2)) * Fraction(size, pixels) - Fraction(1, 2) for i in range(pixels)]
+    if alignment == "spaced":
+        middle, low_middle = Fraction(pixels - 1, 2), Fraction(size - 1, 2)
+        return [(i - middle) / Fraction(factor).limit_denominator(10**8) + low_middle for i in range(pixels)]
     return [i / Fraction(str(factor)) for i in range(pixels)]
 
 
@@ -49,9 +52,9 @@ def plain(module, features, factors, size, alignment="centre"):
     return pixel_by_pixel(module, features, factors, *grid)
 
 
-def each_form(module, features, factors, size):
+def each_form(module, features, factors, size, exact=False):
     """Both forms whatever the module would choose; the second also with one LR row at a time."""
-    rows, columns = (module.axis(features.shape[a + 2], size[a], factors[a]) for a in range(2))
+    rows, columns = (module.axis(features.shape[a + 2], size[a], factors[a], exact) for a in range(2))
     net = module.prediction(1 / math.sqrt(factors[0] * factors[1]))
     yield convolve_phases(features, rows, columns, net)
     yield mix_units(features, rows, columns, net, 2**24)
@@ -96,6 +99,43 @@ def test_a_size_may_be_given(size, alignment):
     expected = plain(module, features, (2.0, 2.0), size, alignment)
     for image in [module(features, 2, size), *each_form(module, features, (2.0, 2.0), size)]:
         assert_same(image, expected)
+
+
+HEADERS = [1.875, 0.9 / 0.5, 0.8999999761581421 / 0.5, 1, 2.6]  # factors that a target spacing gives
+
+
+@pytest.mark.parametrize("lr_size", [(5, 8), (8, 5), (11, 17), (1, 2)])
+@torch.no_grad()
+def test_an_exact_spacing_is_the_plain_evaluation_of_its_places(lr_size):
+    module, features = upscaler(2), torch.randn(2, 3, *lr_size)
+    for factors in [(f, f) for f in HEADERS] + [(1.0, 1.8), (1.875, 1.0), (2.6, 1.3)]:
+        for rounded in (math.floor, math.ceil):
+            size = [rounded(n * f) for n, f in zip(lr_size, factors, strict=True)]
+            expected = plain(module, features, factors, size, "spaced")
+            for image in [module(features, factors, size, True), *each_form(module, features, factors, size, True)]:
+                assert_same(image, expected)
+
+
+@torch.no_grad()
+def test_an_exact_spacing_differs_from_the_true_ratio_where_the_size_was_rounded():
+    module, features = upscaler(), torch.randn(1, 3, 5, 8)
+    torch.testing.assert_close(module(features, 2, exact=True), module(features, 2))
+    with pytest.raises(AssertionError):
+        assert_same(module(features, 1.875, exact=True), module(features, 1.875))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_an_axis_of_factor_one_reads_the_lr_pixels_themselves(exact):
+    axis = upscaler().axis(7, 7, 1.0, exact)
+    assert [divmod(axis.step * i + axis.start, axis.parts) for i in range(7)] == [(i, 0) for i in range(7)]
+
+
+@pytest.mark.parametrize(("size", "pixels", "factor"), [(7, 13, 1.875), (8, 14, 9 / 5), (7, 12, 1.7999999523162842)])
+def test_an_exact_spacing_shares_the_centre_and_has_the_steps_of_its_factor(size, pixels, factor):
+    axis = spaced_axis(size, pixels, factor)
+    at = [Fraction(axis.step * i + axis.start, axis.parts) for i in range(pixels)]
+    assert at[0] + at[-1] == size - 1
+    assert float(at[1] - at[0]) == pytest.approx(1 / factor, rel=1e-12, abs=0)
 
 
 @torch.no_grad()
@@ -176,6 +216,7 @@ def test_it_scripts_for_every_scale_and_size(alignment):
         for scale in (2.5, 4, 1.37, math.pi, (1.3, 2.7), [2.0, 3.0]):
             torch.testing.assert_close(scripted(features, scale), module(features, scale))
     torch.testing.assert_close(scripted(features, 2.0, [13, 10]), module(features, 2.0, [13, 10]))
+    torch.testing.assert_close(scripted(features, 1.875, None, True), module(features, 1.875, None, True))
     with pytest.raises(torch.jit.Error, match="scale: must be finite and >= 1, got"):
         scripted(features, 0.5)
 

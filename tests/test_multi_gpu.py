@@ -33,13 +33,17 @@ def data(tmp_path_factory) -> Path:
 
 def train(data: Path, output: Path, processes: int, extra: tuple[str, ...] = (), **overrides: object) -> str:
     """Train the smallest RDST with 4 patches a step, by so many processes; what they printed."""
-    names = ["train", *extra, *(["multi_gpu_train"] if processes == 2 else []), "smoke"]
-    files = [f"bundles/rdst/configs/{name}.json" for name in names]
     options = {"dataset_dir": data, "output_dir": output, "batch_size": 4 // processes, **SETTINGS, **overrides}
+    return start("rdst", processes, (*extra, "smoke"), options)
+
+
+def start(bundle: str, processes: int, overlays: tuple[str, ...], options: dict[str, object]) -> str:
+    names = ["train", *overlays, *(["multi_gpu_train"] if processes == 2 else [])]
+    files = [f"bundles/{bundle}/configs/{name}.json" for name in names]
     words = [str(word) for option, value in options.items() for word in (f"--{option}", value)]
-    start = [sys.executable, "-m", *(TORCHRUN if processes == 2 else []), "monai.bundle", "run"]
+    command = [sys.executable, "-m", *(TORCHRUN if processes == 2 else []), "monai.bundle", "run"]
     done = subprocess.run(
-        [*start, "--config_file", str(files), *words],
+        [*command, "--config_file", str(files), *words],
         cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -96,6 +100,27 @@ def test_two_processes_go_on_where_they_were_stopped(data, two, tmp_path):
 def test_a_process_whose_time_is_up_stops_the_other_one_too(data, tmp_path):
     train(data, tmp_path, processes=2, minutes="$1e-9 if @rank == 1 else 1000.0")
     assert read(tmp_path, "last.pt")["step"] == 1
+
+
+def any_scale(data: Path, output: Path, processes: int, **overrides: object) -> None:
+    """Train the tiny network of any scale by the config of MIASSR, with 4 patches a step."""
+    network = "{'_target_': 'tests.test_scales.AnyScale', 'in_channels': '@in_channels'}"
+    options = {"dataset_dir": data, "output_dir": output, "batch_size": 4 // processes, "network_def": network}
+    options |= {"steps": 4, "val_interval": 2, "val_every": 1}
+    start("miassr", processes, (), {**options, "patch_size": 16, "per_axis": 0.5, "learning_rate": 0.01, **overrides})
+
+
+def test_two_processes_share_scales_and_the_step_to_discard_and_end_where_one_does(data, tmp_path):
+    exploding = {"loss": "{'_target_': 'tests.test_scales.Explosion', 'at': 2}"}  # of two, in the second one alone
+    any_scale(data, tmp_path / "two", 2, **exploding)
+    any_scale(data, tmp_path / "one", 1, **exploding)
+    any_scale(data, tmp_path / "tame", 1)
+    last = [read(tmp_path / name, "last.pt") for name in ("two", "one", "tame")]
+    assert [state["discard"] for state in last] == [{"steps": [2]}, {"steps": [2]}, {"steps": []}]
+    assert distance(tmp_path / "two", tmp_path / "one") <= 1e-5
+    assert distance(tmp_path / "two", tmp_path / "tame") > 1e-3  # the comparison can fail
+    histories = [[value for _, value in state["best"]["history"]] for state in last]
+    assert histories[0] == pytest.approx(histories[1], abs=1e-3)
 
 
 def launch(*words: object) -> None:

@@ -36,7 +36,7 @@ def write_x2(files: list[Path], folder: Path) -> list[Path]:
     planes = resample(planes, (2 * planes.shape[2], 2 * planes.shape[3]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CaseWarning)  # private tags are left out
-        write_dicom(planes.permute(0, 2, 3, 1).contiguous().numpy(), case, folder, Provenance("rdst", "0.1.0", 2))
+        write_dicom(planes.permute(0, 2, 3, 1).contiguous().numpy(), case, folder, Provenance("rdst", "0.1.0", "x2"))
     return sorted(folder.iterdir())
 
 

@@ -26,6 +26,7 @@ from .projection import (
     find_runs,
     offset_table,
     period,
+    spaced_axis,
 )
 
 
@@ -124,7 +125,8 @@ class MetaUpscale(nn.Module):
         hidden: units of the prediction network, Linear(3, hidden), ReLU, Linear(hidden, k² · in · out).
         kernel_size: k, odd, of the patch around the LR pixel at or before an output pixel; zeros beyond the image.
         alignment: "centre" shares the edges of both grids and takes the true ratio of their sizes, as all geometry of
-            this project. "corner" puts the first pixels on each other and takes the nominal factor, as printed.
+            this project, or shares their centres. "corner" puts the first pixels on each other and takes the nominal
+            factor, as printed.
         chunk: bytes of hidden units to hold at once, where weights are too many to be convolutions.
     """
 
@@ -147,9 +149,11 @@ class MetaUpscale(nn.Module):
         self.inner = nn.Linear(3, hidden)
         self.outer = nn.Linear(hidden, kernel_size**2 * in_channels * out_channels)
 
-    def axis(self, lr_size: int, size: int, factor: float) -> Axis:
+    def axis(self, lr_size: int, size: int, factor: float, exact: bool = False) -> Axis:
         """Where the output pixels of one axis lie."""
-        return centred_axis(lr_size, size) if self.centred else cornered_axis(size, factor)
+        if not self.centred:
+            return cornered_axis(size, factor)
+        return spaced_axis(lr_size, size, factor) if exact else centred_axis(lr_size, size)
 
     def prediction(self, inverse: float) -> Prediction:
         """The prediction network at 1 / s; its inputs are (1 / s, offset in height, offset in width)."""
@@ -165,6 +169,7 @@ class MetaUpscale(nn.Module):
         features: torch.Tensor,
         scale: int | float | list[float] | tuple[float, float],
         size: list[int] | None = None,
+        exact: bool = False,
     ) -> torch.Tensor:
         """``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``.
 
@@ -172,6 +177,9 @@ class MetaUpscale(nn.Module):
             features: on the LR grid.
             scale: output pixels per LR pixel, one factor or (height, width).
             size: H' and W'; by default floor(factor · size + 0.5).
+            exact: take the nominal factor itself, as a target spacing asks, and share the centres of the grids, not
+                their edges: of the default size, they end within half an output pixel of the LR grid's. With "corner"
+                the factor is always the nominal one, and this changes nothing.
 
         Raises:
             ValueError: ``features`` of another shape; a factor below 1 or not finite; not one factor or two; a
@@ -185,8 +193,8 @@ class MetaUpscale(nn.Module):
         if size is None:
             size = [scaled_size(lr_size[axis], factors[axis]) for axis in range(2)]
         check_size(size, lr_size, factors)
-        rows = self.axis(lr_size[0], size[0], factors[0])
-        columns = self.axis(lr_size[1], size[1], factors[1])
+        rows = self.axis(lr_size[0], size[0], factors[0], exact)
+        columns = self.axis(lr_size[1], size[1], factors[1], exact)
         # not in the paper: of two factors, the geometric mean, the factor of a square pixel of the same area; nominal
         # and not from the sizes, so that one weight belongs to one scale whatever the rounding
         net = self.prediction(1 / math.sqrt(factors[0] * factors[1]))

@@ -44,6 +44,12 @@ def centred_axis(size: int, pixels: int) -> Axis:
     return Axis(pixels, 2 * size, size - pixels, 2 * pixels)
 
 
+def spaced_axis(size: int, pixels: int, factor: float) -> Axis:
+    """Centres shared, at the nominal factor: pixel i at (i - (pixels - 1) / 2) / factor + (size - 1) / 2."""
+    p, q = as_fraction(factor)
+    return Axis(pixels, 2 * q, q * (1 - pixels) + p * (size - 1), 2 * p)
+
+
 def cornered_axis(pixels: int, factor: float) -> Axis:
     """First pixels on each other, at the nominal factor, equation 2.28: pixel i at i / factor."""
     p, q = as_fraction(factor)

@@ -3,10 +3,14 @@
 Shi et al., CVPR 2016 (sub-pixel convolution); Zhu, dissertation, equation 5.4. Written from the papers.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from monai.networks.blocks import SubpixelUpsample
+
+from ..geometry import both_factors, scaled_size
 
 
 def subpixel_upsampler(channels: int, out_channels: int, scale: int) -> nn.Sequential:
@@ -41,10 +45,8 @@ def start_as_interpolation(head: nn.Conv2d, body_end: nn.Conv2d, upsampler: nn.S
         quiet: factor on the weights beside those of the interpolation.
     """
     channels = head.in_channels
+    carry_image(head, body_end, quiet)
     with torch.no_grad():
-        _pass_on(head, channels, 1)
-        body_end.weight[:channels] *= quiet
-        body_end.bias[:channels] = 0  # type: ignore[index]
         *stages, last = upsampler
         for stage in stages:
             assert isinstance(stage, SubpixelUpsample) and isinstance(stage.conv_block, nn.Conv2d)
@@ -52,6 +54,15 @@ def start_as_interpolation(head: nn.Conv2d, body_end: nn.Conv2d, upsampler: nn.S
         assert isinstance(last, nn.Conv2d)
         last.weight *= quiet
         _pass_on(last, channels, 1, kept=True)
+
+
+@torch.no_grad()
+def carry_image(head: nn.Conv2d, body_end: nn.Conv2d, quiet: float) -> None:
+    """Put channel c of the image into feature c of ``head``, and let ``body_end`` add little to it; arguments above."""
+    channels = head.in_channels
+    _pass_on(head, channels, 1)
+    body_end.weight[:channels] *= quiet
+    body_end.bias[:channels] = 0  # type: ignore[index]
 
 
 def _pass_on(conv: nn.Conv2d, channels: int, factor: int, kept: bool = False) -> None:
@@ -70,16 +81,16 @@ class Bicubic(nn.Module):
     """The baseline of every table: bicubic magnification, edges shared; nothing to train.
 
     Args:
-        scale: magnification.
+        scale: magnification, any factor, or one for each axis.
         antialias: a = -0.5, as Pillow and MATLAB have it; without, a = -0.75, as OpenCV.
     """
 
-    def __init__(self, scale: int, antialias: bool = True) -> None:
+    def __init__(self, scale: float | Sequence[float], antialias: bool = True) -> None:
         super().__init__()
-        self.scale, self.antialias = scale, antialias
+        self.factors, self.antialias = both_factors(scale), antialias
         self.size_multiple = 1
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W)`` to ``(B, C, scale · H, scale · W)``."""
-        size = [image.shape[2] * self.scale, image.shape[3] * self.scale]
+        """``(B, C, H, W)`` to ``(B, C, scale · H, scale · W)``, rounded."""
+        size = [scaled_size(n, factor) for n, factor in zip(image.shape[2:], self.factors, strict=True)]
         return F.interpolate(image, size=size, mode="bicubic", antialias=self.antialias)

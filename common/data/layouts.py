@@ -1,7 +1,8 @@
 """Patient-wise datalists from the folders in which public data sets come, and from any folder.
 
-Zhu, dissertation, section 5.3.1: data sets, crops and the number of patients in each split. Its validation patients are
-among the test patients; here they are taken from the training patients, and no patient is in two splits.
+Zhu, dissertation, section 5.3.1, and 4.3.1 for COVID-CT: data sets, crops and the number of patients in each split. Its
+validation patients are among the test patients; here they are taken from the training patients, and no patient is in
+two splits.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Layout:
         crop: what the paper cuts from the centre of a plane, along the two axes as they are stored, or None.
         classes: of the labels, from label 1.
         relabel, regions: see :class:`common.data.labels.LabelScheme`.
+        held_out: folder below the root whose patients alone are for testing; None where the draw decides.
     """
 
     find: Callable[[Path], Iterator[Item]]
@@ -39,6 +41,7 @@ class Layout:
     classes: tuple[str, ...]
     relabel: Mapping[int, int] = field(default_factory=dict)
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    held_out: str | None = None
 
 
 def _oasis(root: Path) -> Iterator[Item]:
@@ -76,6 +79,16 @@ def _covid(root: Path) -> Iterator[Item]:
         yield {"patient": stem(image), "image": image, "label": _one(root, f"mask/{stem(image)}.nii*")}
 
 
+def _covid_ct(root: Path) -> Iterator[Item]:
+    """``Train|Validation/<patient>_ct.nii.gz``, labels ``<patient>_seg.nii.gz``, which ``Validation`` may lack."""
+    for folder in ("Train", "Validation"):
+        for image in sorted(root.glob(f"{folder}/*_ct.nii*")):
+            patient = stem(image).removesuffix("_ct")
+            pattern = f"{folder}/{patient}_seg.nii*"
+            bare = folder == "Validation" and not list(root.glob(pattern))
+            yield {"patient": patient, "image": image, **({} if bare else {"label": _one(root, pattern)})}
+
+
 def _folder(root: Path) -> Iterator[Item]:
     """Every image; the patient is the first folder below the root, else ``sub-…`` in the name, else the name.
 
@@ -107,6 +120,8 @@ LAYOUTS = {
     ),
     "acdc": Layout(_acdc, (80, 8, 20), (128, 128), ("right ventricle", "myocardium", "left ventricle")),
     "covid": Layout(_covid, (16, 2, 4), (512, 512), ("left lung", "right lung", "infection")),
+    # 412 along x and 332 along y, as the chapter's 144 x 180 of OASIS are x and y: a chest is wider than deep
+    "covid-ct": Layout(_covid_ct, (199, 20, 25), (412, 332), ("infection",), held_out="Validation"),
     "folder": Layout(_folder, None, None, ()),
 }
 
@@ -123,7 +138,7 @@ def datalist(
     """Write MONAI's datalist of a data set, patients drawn by ``seed``; no patient is in two splits.
 
     Args:
-        layout: oasis, brats, acdc, covid or folder.
+        layout: oasis, brats, acdc, covid (the 20 scans of zenodo 3757476), covid-ct (COVID-CT-2020) or folder.
         root: of the data set; the paths in the datalist are relative to it.
         out: JSON file to write.
         train: patients for training and validation together. By default as in the paper; for a folder, all others.
@@ -143,12 +158,7 @@ def datalist(
     patients = sorted({item["patient"] for item in items})
     counts = _sizes(root, len(patients), scheme.sizes, (train, val, test))
     random.Random(seed).shuffle(patients)
-    train_count, val_count, test_count = counts
-    drawn = {
-        "test": patients[:test_count],
-        "validation": patients[test_count : test_count + val_count],
-        "training": patients[test_count + val_count : test_count + train_count],
-    }
+    drawn = _draw(root, patients, _held_out(items, scheme.held_out), counts)
     content: dict[str, Any] = {"name": layout, "seed": seed, "crop": scheme.crop, "classes": scheme.classes}
     content |= {name: value for name in ("relabel", "regions") if (value := getattr(scheme, name))}
     for split in SPLITS:
@@ -174,6 +184,24 @@ def _sizes(
             f"{root}: {train} + {test} patients are asked for, {found} were found; pass --train and --test"
         )
     return train, val, test
+
+
+def _held_out(items: Sequence[Item], folder: str | None) -> set[str]:
+    """Patients with an image in this folder below the root."""
+    return {item["patient"] for item in items if folder and str(item["image"]).startswith(f"{folder}/")}
+
+
+def _draw(root: str, patients: Sequence[str], held_out: set[str], counts: tuple[int, int, int]) -> dict[str, list[str]]:
+    """The first of ``patients`` for each split; where some are held out, they for testing, the others for the rest."""
+    train, val, test = counts
+    tested = [patient for patient in patients if patient in held_out or not held_out][:test]
+    others = [patient for patient in patients if patient not in held_out and patient not in tested]
+    if len(tested) < test or len(others) < train:
+        raise ValueError(
+            f"{root}: {train} patients for training and {test} of those held out are asked for, {len(others)} and "
+            f"{len(tested)} were found; pass --train and --test"
+        )
+    return {"test": tested, "validation": others[:val], "training": others[val:train]}
 
 
 def _relative(item: Item, root: Path) -> Item:

@@ -40,6 +40,8 @@ class Case:
         affine: voxel to world (RAS, in ``units``), 4 × 4.
         units: of space, e.g. ``"mm"``.
         parts: the planes, where each is stored by itself.
+        steps: of the result: stored voxels per voxel of it along X, Y and Z, around a common centre; None for the ratio
+            of the sizes, with which the edges are common too.
     """
 
     source: str
@@ -55,6 +57,7 @@ class Case:
     affine: tuple[tuple[float, ...], ...]
     units: str
     parts: tuple[Part, ...] = ()
+    steps: tuple[float, float, float] | None = None
 
     def to_meta(self) -> str:
         return json.dumps(asdict(self))
@@ -69,4 +72,5 @@ class Case:
         fields["shape"] = tuple(fields["shape"])
         fields["affine"] = tuple(tuple(row) for row in fields["affine"])
         fields["parts"] = tuple(Part(**part) for part in fields["parts"])
+        fields["steps"] = fields["steps"] and tuple(fields["steps"])
         return cls(**fields)

@@ -111,7 +111,7 @@ def write_itk(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> in
         stored.reshape(stored.shape[3 - dims : 3] + stored.shape[3:] * is_vector), isVector=is_vector
     )
     old = (*reader.GetSize(), 1)[:3]
-    _place(image, resized_affine(np.asarray(case.affine), old, array.shape[1:]))
+    _place(image, resized_affine(np.asarray(case.affine), old, array.shape[1:], case.steps))
     for key, value in _metadata(reader).items():
         if key in KEPT_KEYS or not key.startswith(("ITK_", "NRRD_")):
             image.SetMetaData(key, value)

@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
 
 from ..errors import CaseWarning
-from ..geometry import check_affine, resized_affine
+from ..geometry import check_affine, resized_affine, steps_of
 from .case import Case
 from .options import DEFAULTS, ReadOptions, choose_slice_axis
 from .values import float32_limits, round_and_clip, to_float32
@@ -128,9 +128,9 @@ def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> 
     size, old = array.shape[1:], _space(case.shape)
     image = source.__class__(_shaped(stored, case), None, source.header.copy())
     forms = source.get_sform(coded=True), source.get_qform(coded=True)
-    image.header.set_zooms(_zooms(source.header, old, size, image.ndim))
+    image.header.set_zooms(_zooms(source.header, case.steps or steps_of(old, size), image.ndim))
     for (form, code), set_form in zip(forms, (image.set_sform, image.set_qform), strict=True):
-        set_form(None if form is None else resized_affine(form, old, size), code=int(code))
+        set_form(None if form is None else resized_affine(form, old, size, case.steps), code=int(code))
     _drop_stale_slice_times(image.header, old, size)
     image.set_data_dtype(stored.dtype)
     image.header.set_slope_inter(case.slope, case.intercept)
@@ -237,9 +237,9 @@ def _check_size(path: str | os.PathLike[str], image: Any) -> None:
         )
 
 
-def _zooms(header: nib.Nifti1Header, old: tuple[int, ...], size: tuple[int, ...], ndim: int) -> tuple[float, ...]:
+def _zooms(header: nib.Nifti1Header, steps: tuple[float, ...], ndim: int) -> tuple[float, ...]:
     zooms = [*header.get_zooms(), 1.0, 1.0, 1.0]
-    new = [zoom * n / m for zoom, n, m in zip(zooms[:3], old, size, strict=True)]
+    new = [zoom * step for zoom, step in zip(zooms[:3], steps, strict=True)]
     return tuple(float(z) for z in [*new, *zooms[3:]][:ndim])
 
 

@@ -10,6 +10,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import chain
 
 import numpy as np
@@ -59,14 +60,14 @@ def read_png_header(path: str | os.PathLike[str]) -> RasterHeader:
     )
 
 
-def encode_png(stored: np.ndarray, header: RasterHeader) -> bytes:
+def encode_png(stored: np.ndarray, header: RasterHeader, factors: tuple[Fraction, Fraction]) -> bytes:
     """The PNG file of ``stored`` (rows, columns, samples), with what ``header``, that of its source, keeps.
 
-    Pixels per metre follow the ratio of sizes, so that the field of view stays.
+    Pixels per metre grow by ``factors``, of rows and columns, so that the field of view stays.
     """
     height, width, samples = stored.shape
     colour = next(colour for colour, count in SAMPLES.items() if count == samples)
-    kept = [_scaled(chunk, width / header.shape[1], height / header.shape[0]) for chunk in header.kept]
+    kept = [_scaled(chunk, factors[1], factors[0]) for chunk in header.kept]
     step = samples * stored.itemsize
     rows = stored.astype(stored.dtype.newbyteorder(">"), order="C").reshape(height, -1).view(np.uint8)
     filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
@@ -126,7 +127,7 @@ def _spacing(density: bytes | None) -> tuple[float, float] | None:
     return (1000 / x, 1000 / y) if metres == 1 and x and y else None
 
 
-def _scaled(chunk: Chunk, horizontal: float, vertical: float) -> Chunk:
+def _scaled(chunk: Chunk, horizontal: Fraction, vertical: Fraction) -> Chunk:
     name, data = chunk
     if name != b"pHYs":
         return chunk

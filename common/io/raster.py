@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,6 +23,7 @@ from .whole import write_whole
 PNG = (".png",)
 TIFF = (".tiff", ".tif")
 SUFFIXES = PNG + TIFF
+MOST = 10**6  # denominator of a factor that is no ratio of sizes
 
 
 def read_raster(
@@ -103,9 +105,15 @@ def write_raster(array: np.ndarray, case: Case, path: str | os.PathLike[str]) ->
     if header.white_is_zero:
         stored = np.invert(stored)
     if header.has_alpha:
-        stored = np.concatenate([stored, _magnified_alpha(case.source, header, stored.shape[:2])], axis=2)
+        stored = np.concatenate([stored, _magnified_alpha(case, header, stored.shape[:2])], axis=2)
+    factors = Fraction(stored.shape[0], header.shape[0]), Fraction(stored.shape[1], header.shape[1])
+    if case.steps is not None:  # along X, the columns, and Y, the rows
+        factors = (
+            Fraction(1 / case.steps[1]).limit_denominator(MOST),
+            Fraction(1 / case.steps[0]).limit_denominator(MOST),
+        )
     encode = encode_png if case.suffix in PNG else encode_tiff
-    write_whole(path, lambda temporary: temporary.write_bytes(encode(stored, header)))
+    write_whole(path, lambda temporary: temporary.write_bytes(encode(stored, header, factors)))
     return clipped
 
 
@@ -144,8 +152,9 @@ def _pixels(path: str | os.PathLike[str], header: RasterHeader) -> np.ndarray:
     return pixels.reshape(header.shape)
 
 
-def _magnified_alpha(path: str | os.PathLike[str], header: RasterHeader, size: tuple[int, ...]) -> np.ndarray:
-    """The last sample of each pixel of ``path`` on a grid of ``size``, ``(rows, columns, 1)``, in its own type."""
-    alpha = torch.from_numpy(_pixels(path, header)[:, :, -1].astype(np.float32))
+def _magnified_alpha(case: Case, header: RasterHeader, size: tuple[int, ...]) -> np.ndarray:
+    """The last sample of each pixel of the source on a grid of ``size``, ``(rows, columns, 1)``, in its own type."""
+    alpha = torch.from_numpy(_pixels(case.source, header)[:, :, -1].astype(np.float32))
     low, high = float32_limits(header.dtype)
-    return resample(alpha, size).round().clamp(low, high).numpy().astype(header.dtype)[:, :, None]
+    steps = None if case.steps is None else (case.steps[1], case.steps[0])
+    return resample(alpha, size, steps=steps).round().clamp(low, high).numpy().astype(header.dtype)[:, :, None]

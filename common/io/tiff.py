@@ -61,15 +61,16 @@ def read_tiff_header(path: str | os.PathLike[str]) -> RasterHeader:
     )
 
 
-def encode_tiff(stored: np.ndarray, header: RasterHeader) -> bytes:
+def encode_tiff(stored: np.ndarray, header: RasterHeader, factors: tuple[Fraction, Fraction]) -> bytes:
     """The TIFF file of ``stored`` (rows, columns, samples), with what ``header``, that of its source, keeps.
 
-    Resolution follows the ratio of sizes, so that the field of view stays. Compressed, by Deflate, if the source was.
+    Resolution grows by ``factors``, of rows and columns, so that the field of view stays. Compressed, by Deflate, if
+    the source was.
 
     Raises:
         OSError: the file would be larger than its offsets can say.
     """
-    tags = _result_tags(stored, header)
+    tags = _result_tags(stored, header, factors)
     if header.kept.get(COMPRESSION, NO_COMPRESSION) == NO_COMPRESSION:
         tags[COMPRESSION], pixels = NO_COMPRESSION, stored.astype(stored.dtype.newbyteorder("<")).tobytes()
     else:
@@ -81,7 +82,7 @@ def encode_tiff(stored: np.ndarray, header: RasterHeader) -> bytes:
     return start + tags.tobytes(len(start)) + pixels
 
 
-def _result_tags(stored: np.ndarray, header: RasterHeader) -> Tags:
+def _result_tags(stored: np.ndarray, header: RasterHeader, factors: tuple[Fraction, Fraction]) -> Tags:
     """Tags of the result, but for those that say how its pixels are packed."""
     (height, width, samples), source, tags = stored.shape, header.kept, Tags()
     tags[WIDTH], tags[HEIGHT], tags[ROWS_PER_STRIP], tags[SAMPLES], tags[PLANAR] = width, height, height, samples, 1
@@ -94,10 +95,10 @@ def _result_tags(stored: np.ndarray, header: RasterHeader) -> Tags:
         if value is not None and not stale:
             tags.tagtype[tag] = source.tagtype[tag]
             tags[tag] = value.encode("latin-1") if isinstance(value, str) else value  # as Pillow decoded it
-    for tag, new, old in ((X_RESOLUTION, width, header.shape[1]), (Y_RESOLUTION, height, header.shape[0])):
+    for tag, factor in ((Y_RESOLUTION, factors[0]), (X_RESOLUTION, factors[1])):
         resolution = _resolution(source, tag)
         if resolution:
-            tags[tag] = IFDRational(resolution * Fraction(new, old))
+            tags[tag] = IFDRational(resolution * factor)
     return tags
 
 

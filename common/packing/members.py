@@ -158,7 +158,8 @@ def _describe_network(packed: Packed) -> None:
     scale, channels = packed.inference["scale"], packed.inference["in_channels"]
     data = packed.metadata["network_data_format"]
     low, high = data["inputs"]["image"], data["outputs"]["pred"]
-    packed.metadata["scale"] = [scale]
+    if "magnification" not in packed.inference:  # a network of any scale keeps what it says
+        packed.metadata["scale"] = [scale]
     sizes = [int(size.split("*")[0]) for size in low["spatial_shape"]]
     high["spatial_shape"] = [f"{size * scale}*n" for size in sizes]
     for tensor in (low, high):

@@ -121,7 +121,7 @@ def _readme(packed: Packed, models: Mapping[str, str]) -> str:
     fields = {
         "name": packed.name,
         "package": packed.package,
-        "scale": metadata["scale"][0],
+        "scale": metadata["scale"][0] if packed.package else packed.inference["scale"],
         "modality": image.get("modality", "any"),
         "weights": f"trained on {about['data']}" if about else "none",
         "sums": "; ".join(f"{path} {digest}" for path, digest in models.items()) or "none",

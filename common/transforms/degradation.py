@@ -19,10 +19,12 @@ from monai.data import MetaTensor
 from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.transforms import MapTransform, RandomizableTransform
 
-from ..geometry import sr_affine
+from ..geometry import both_factors, first_voxel, fitting_sizes, sr_affine
 
 
-def resample(image: torch.Tensor, size: Sequence[int], antialias: bool = True) -> torch.Tensor:
+def resample(
+    image: torch.Tensor, size: Sequence[int], antialias: bool = True, steps: Sequence[float] | None = None
+) -> torch.Tensor:
     """Resize the last ``len(size)`` axes by a bicubic kernel.
 
     Edges are shared: the field of view stays, and each axis uses its own true ratio of sizes. Differentiable; an axis
@@ -33,9 +35,14 @@ def resample(image: torch.Tensor, size: Sequence[int], antialias: bool = True) -
         size: new sizes of the last axes.
         antialias: a = -0.5, the kernel widened where it shrinks (Pillow, MATLAB). Without: a = -0.75, four samples
             whatever the scale (OpenCV).
+        steps: old pixels per new pixel of these axes, around a common centre and with ``antialias``; None for the ratio
+            of the sizes.
     """
-    for axis, new in zip(range(image.ndim - len(size), image.ndim), size, strict=True):
-        if image.shape[axis] != new:
+    for number, (axis, new) in enumerate(zip(range(image.ndim - len(size), image.ndim), size, strict=True)):
+        if steps is not None and image.shape[axis] / new != steps[number]:
+            weights = cubic_weights(image.shape[axis], new, steps[number]).to(image)
+            image = torch.matmul(image.movedim(axis, -1), weights.T).movedim(-1, axis)
+        elif image.shape[axis] != new:
             lines = image.movedim(axis, -1)
             rows = lines.reshape(1, 1, -1, lines.shape[-1])
             rows = F.interpolate(rows, size=(rows.shape[2], new), mode="bicubic", antialias=antialias)
@@ -43,9 +50,22 @@ def resample(image: torch.Tensor, size: Sequence[int], antialias: bool = True) -
     return image
 
 
+def cubic_weights(size: int, new_size: int, step: float) -> torch.Tensor:
+    """Matrix ``(new_size, size)`` of the antialiased bicubic kernel, a = -0.5, for any step around a common centre.
+
+    It is that of :func:`resample`, which PyTorch has for a step that is the ratio of the sizes only.
+    """
+    first, wide = first_voxel(size, new_size, step), max(step, 1.0)
+    places = first + step * torch.arange(new_size, dtype=torch.float64)
+    distance = ((torch.arange(size) - places[:, None]) / wide).abs()
+    near, far = (1.5 * distance - 2.5) * distance**2 + 1, ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))
+    return weights / weights.sum(1, keepdim=True)
+
+
 def lr_size(size: Sequence[int], factors: Sequence[float]) -> tuple[int, ...]:
     """Sizes of the LR grid under HR ``size``: floor(n / factor + 0.5) an axis, at least 1."""
-    return tuple(max(1, math.floor(n / s + 0.5)) for n, s in zip(size, factors, strict=True))
+    return tuple(max(1, math.floor(n / s + 0.5 + 1e-9)) for n, s in zip(size, factors, strict=True))
 
 
 @dataclass(frozen=True)
@@ -143,24 +163,39 @@ class DegradeBatch:
     """``prepare_batch`` of trainer and evaluator: HR planes to pairs of LR and HR, on the device.
 
     Args:
-        scale: HR pixels per LR pixel.
+        scale: HR pixels per LR pixel, one factor or two (height, width). None for networks of any scale: each batch
+            then names its own under ``"scale"``, and the network is told, by the arguments ``scale`` and ``size``.
         key: where a batch holds its HR planes ``(B, C, H, W)``; what does not fill an LR pixel is cut off.
         degradation: how LR follows from HR; its noise comes from PyTorch's generator of the device.
     """
 
-    def __init__(self, scale: int, key: str = "label", degradation: Degradation = CLEAN) -> None:
+    def __init__(
+        self, scale: float | Sequence[float] | None, key: str = "label", degradation: Degradation = CLEAN
+    ) -> None:
         self.scale, self.key, self.degradation = scale, key, degradation
 
     def __call__(
-        self, batchdata: Mapping[str, torch.Tensor], device: str | torch.device, non_blocking: bool, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, batchdata: Mapping[str, Any], device: str | torch.device, non_blocking: bool, **kwargs: Any
+    ) -> tuple[Any, ...]:
         high = batchdata[self.key]
         high = high.as_tensor() if isinstance(high, MetaTensor) else high
         high = high.to(device=device, non_blocking=non_blocking)
-        height, width = (n - n % self.scale for n in high.shape[2:])
+        factors = both_factors(_of_batch(batchdata["scale"]) if self.scale is None else self.scale)
+        height, width = (fitting_sizes(n, factor)[1] for n, factor in zip(high.shape[2:], factors, strict=True))
         high = high[:, :, :height, :width]
         with torch.no_grad():
-            low = self.degradation(high, (self.scale, self.scale))
+            low = self.degradation(high, factors)
             if self.degradation.noise_std > 0:
                 low = low + torch.randn_like(low) * self.degradation.noise_std
-        return low, high
+        return (low, high) if self.scale is not None else (low, high, (), told(factors, high))
+
+
+def told(factors: Sequence[float], high: torch.Tensor) -> dict[str, list[Any]]:
+    """What a network of any scale must know beside the LR image of ``high`` (B, C, H, W)."""
+    return {"scale": list(factors), "size": list(high.shape[2:])}
+
+
+def _of_batch(scale: Any) -> list[float]:
+    """The factors that all images of a batch share: one or two, each ``(B,)`` where it was collated."""
+    values = scale if isinstance(scale, (list, tuple)) else [scale] * 2
+    return [float(value.flatten()[0]) if isinstance(value, torch.Tensor) else float(value) for value in values]

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from pydicom import DataElement, Dataset
@@ -24,6 +25,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
 from ...errors import CaseWarning
+from ...geometry import first_voxel, steps_of
+from ..case import Case
 from .headers import MANUFACTURER, MULTI_FRAME
 
 NOTE = "not for diagnostic use"
@@ -54,43 +57,66 @@ class Provenance:
     Attributes:
         method: name of the bundle.
         version: of the bundle.
-        scale: HR pixels per LR pixel.
+        magnification: such as ``x4``, ``x2.5`` or ``0.5mm``; see :class:`common.magnification.Magnification`.
         weights_sha256, config_sha256: of the weights and of the settings; ``""`` where they are not known.
     """
 
     method: str
     version: str
-    scale: float
+    magnification: str
     weights_sha256: str = ""
     config_sha256: str = ""
 
     def __str__(self) -> str:
         return (
-            f"Super-resolution x{self.scale:g} by {MANUFACTURER} {self.version}, method {self.method}, "
+            f"Super-resolution {self.magnification} by {MANUFACTURER} {self.version}, method {self.method}, "
             f"weights SHA-256 {self.weights_sha256 or 'unknown'}. Research only, {NOTE}."
         )
 
     def uid(self, *of: str) -> UID:
         """Identifier of something made by this from what is named by ``of``."""
-        text = "\n".join((*of, self.method, self.version, f"{self.scale:g}", self.weights_sha256, self.config_sha256))
+        how = self.magnification.removeprefix("x")
+        text = "\n".join((*of, self.method, self.version, how, self.weights_sha256, self.config_sha256))
         return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
 
 
-def derive(source: Dataset, provenance: Provenance, size: tuple[int, int], stack: str) -> tuple[FileDataset, list[str]]:
-    """A copy of the header of ``source`` for the image of ``size`` (rows, columns) made of it, without pixels.
+class Regrid(NamedTuple):
+    """A finer grid over a plane, of rows and columns each: pixels before and after, and old ones per new one.
+
+    Both have the same centre, and the same edges where the steps are the ratio of the sizes.
+    """
+
+    old: tuple[int, int]
+    size: tuple[int, int]
+    steps: tuple[float, float]
+
+    @classmethod
+    def of(cls, case: Case, size: tuple[int, int]) -> Regrid:
+        """The grid of ``size`` (rows, columns) over the planes of ``case``."""
+        old = case.shape[1], case.shape[0]
+        row_step, column_step = steps_of(old, size) if case.steps is None else (case.steps[1], case.steps[0])
+        return cls(old, size, (row_step, column_step))
+
+    def first(self) -> tuple[float, float]:
+        """Where the centre of the first new pixel lies, in rows and columns of the old grid."""
+        row, column = (first_voxel(*axis) for axis in zip(*self, strict=True))
+        return row, column
+
+
+def derive(source: Dataset, provenance: Provenance, grid: Regrid, stack: str) -> tuple[FileDataset, list[str]]:
+    """A copy of the header of ``source`` for the image on the finer grid, without pixels.
 
     Positions and spacing of a single-frame file are moved here; those of frames by :mod:`common.io.dicom.frames`.
 
     Args:
         source: the header.
         provenance: what made the image.
-        size: of the image.
+        grid: of the image.
         stack: what tells the volumes of one series apart; the images of one volume get one series.
 
     Returns:
         The data set, and what was left out because it says something about the source's pixels.
     """
-    old = int(source.Rows), int(source.Columns)
     syntax = source.file_meta.get("TransferSyntaxUID")
     out = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
     out.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -102,39 +128,38 @@ def derive(source: Dataset, provenance: Provenance, size: tuple[int, int], stack
     _identify(out, source, provenance, stack)
     _describe(out, source, provenance)
     _keep_loss(out, syntax)
-    out.Rows, out.Columns = size
+    out.Rows, out.Columns = grid.size
     if str(source.SOPClassUID) not in MULTI_FRAME:
-        move(out, old, size)
+        move(out, grid)
         for name in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-            scale_spacing(out, name, old, size)
-        _keep_aspect(out, old, size)
+            scale_spacing(out, name, grid)
+        _keep_aspect(out, grid)
     return out, removed
 
 
-def move(tags: Dataset, old: tuple[int, int], size: tuple[int, int]) -> None:
-    """Spacing and position of a plane of ``old`` rows and columns, for the finer grid over the same field."""
+def move(tags: Dataset, grid: Regrid) -> None:
+    """Spacing and position of a plane, for the finer grid over the same field."""
     spacing = tags.get("PixelSpacing")
     if spacing and tags.get("ImagePositionPatient") and tags.get("ImageOrientationPatient"):
         turn = np.array([float(v) for v in tags.ImageOrientationPatient])
         turn = turn.reshape(2, 3) / np.linalg.norm(turn.reshape(2, 3), axis=1, keepdims=True)
         row_step, column_step = (float(v) for v in spacing)
-        along_row = (old[1] / size[1] - 1) / 2 * column_step  # first pixel's centre: half a fine less half a coarse one
-        down_column = (old[0] / size[0] - 1) / 2 * row_step
+        down_column, along_row = (n * step for n, step in zip(grid.first(), (row_step, column_step), strict=True))
         position = np.array([float(v) for v in tags.ImagePositionPatient])
         tags.ImagePositionPatient = _decimals(position + along_row * turn[0] + down_column * turn[1])
-    scale_spacing(tags, "PixelSpacing", old, size)
+    scale_spacing(tags, "PixelSpacing", grid)
 
 
-def scale_spacing(tags: Dataset, name: str, old: tuple[int, int], size: tuple[int, int]) -> None:
-    """The spacing that the tag ``name`` holds, where there is one, for ``size`` rows and columns instead of ``old``."""
+def scale_spacing(tags: Dataset, name: str, grid: Regrid) -> None:
+    """The spacing that the tag ``name`` holds, where there is one, on the finer grid."""
     value = tags.get(name)
     if value:
-        setattr(tags, name, _decimals(float(v) * n / m for v, n, m in zip(value, old, size, strict=True)))
+        setattr(tags, name, _decimals(float(v) * step for v, step in zip(value, grid.steps, strict=True)))
 
 
-def _keep_aspect(tags: Dataset, old: tuple[int, int], size: tuple[int, int]) -> None:
+def _keep_aspect(tags: Dataset, grid: Regrid) -> None:
     """PixelAspectRatio stays true where both axes are magnified alike; where not, it becomes the exact ratio."""
-    ratio = tags.get("PixelAspectRatio")
+    ratio, (old, size, _) = tags.get("PixelAspectRatio"), grid
     if ratio and old[0] * size[1] != old[1] * size[0]:
         tags.PixelAspectRatio = [int(ratio[0]) * old[0] * size[1], int(ratio[1]) * old[1] * size[0]]
 
@@ -177,7 +202,7 @@ def _identify(out: Dataset, source: Dataset, provenance: Provenance, stack: str)
     out.SeriesInstanceUID = provenance.uid(*(str(source.get(n, "")) for n in ("PatientID", "SeriesInstanceUID")), stack)
     number = source.get("SeriesNumber")
     out.SeriesNumber = None if number in (None, "") else int(number) * 100 + 1
-    suffix = f" SR x{provenance.scale:g} - {NOTE}"
+    suffix = f" SR {provenance.magnification} - {NOTE}"
     text = str(source.get("SeriesDescription") or "")[: LONG - len(suffix)].rstrip() + suffix
     out.SeriesDescription = text.lstrip()
     image_type = list(source.get("ImageType") or [])

@@ -6,7 +6,7 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 
-from .derived import as_item, can_be_named, enhanced_type, move, scale_spacing, source_image
+from .derived import Regrid, as_item, can_be_named, enhanced_type, move, scale_spacing, source_image
 
 ENHANCED_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence")
 PULSE_SEQUENCE = (
@@ -18,18 +18,17 @@ PULSE_SEQUENCE = (
 )  # fmt: skip
 
 
-def take_frames(out: Dataset, source: Dataset, frames: list[int], size: tuple[int, int]) -> list[str]:
+def take_frames(out: Dataset, source: Dataset, frames: list[int], grid: Regrid) -> list[str]:
     """The functional groups of ``frames`` of a multi-frame image, moved to the finer grid, each with its source.
 
     Returns:
         What was left out.
     """
-    old = int(source.Rows), int(source.Columns)
     shared = out.SharedFunctionalGroupsSequence[0] if out.get("SharedFunctionalGroupsSequence") else Dataset()
     own = [out.PerFrameFunctionalGroupsSequence[frame] for frame in frames]
     description = out.DerivationDescription
     for groups, frame in zip(own, frames, strict=True):
-        _move_groups(groups, shared, old, size)
+        _move_groups(groups, shared, grid)
         derivation = Dataset()
         derivation.DerivationDescription = description
         derivation.DerivationCodeSequence = [as_item(codes.DCM.SpatialResampling)]
@@ -38,7 +37,7 @@ def take_frames(out: Dataset, source: Dataset, frames: list[int], size: tuple[in
     shared.pop("DerivationImageSequence", None)
     for groups in (shared, *own):
         if groups.get("PixelMeasuresSequence"):
-            scale_spacing(groups.PixelMeasuresSequence[0], "PixelSpacing", old, size)
+            scale_spacing(groups.PixelMeasuresSequence[0], "PixelSpacing", grid)
         for name in ENHANCED_TYPES:
             if groups.get(name):
                 groups[name].value[0].FrameType = enhanced_type(list(groups[name].value[0].FrameType))
@@ -63,7 +62,7 @@ def _remove_pulse_sequence(out: Dataset, source: Dataset) -> list[str]:
     return ["pulse sequence of the acquisition"] if present else []
 
 
-def _move_groups(groups: Dataset, shared: Dataset, old: tuple[int, int], size: tuple[int, int]) -> None:
+def _move_groups(groups: Dataset, shared: Dataset, grid: Regrid) -> None:
     def item(name: str) -> Dataset:
         holder = groups if groups.get(name) else shared
         return holder[name].value[0]
@@ -72,7 +71,7 @@ def _move_groups(groups: Dataset, shared: Dataset, old: tuple[int, int], size: t
     tags.PixelSpacing = item("PixelMeasuresSequence").PixelSpacing
     tags.ImagePositionPatient = item("PlanePositionSequence").ImagePositionPatient
     tags.ImageOrientationPatient = item("PlaneOrientationSequence").ImageOrientationPatient
-    move(tags, old, size)
+    move(tags, grid)
     position = Dataset()
     position.ImagePositionPatient = tags.ImagePositionPatient
     groups.PlanePositionSequence = [position]

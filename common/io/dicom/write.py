@@ -16,7 +16,7 @@ from pydicom import Dataset
 from ...errors import CaseWarning
 from ..case import Case
 from ..whole import write_whole
-from .derived import Provenance, derive, put_pixels, set_value
+from .derived import Provenance, Regrid, derive, put_pixels, set_value
 from .frames import take_frames
 from .headers import MULTI_FRAME, naming, read_dataset
 from .read import common_values, plane_tags, stored_values
@@ -53,18 +53,18 @@ def write_dicom(
         ValueError: the source has changed, or is damaged.
         OSError: nothing could be written; no part of it stays.
     """
-    made_by = provenance or Provenance("unknown", "unknown", array.shape[1] / case.shape[0])
-    size = array.shape[2], array.shape[1]
+    made_by = provenance or Provenance("unknown", "unknown", f"x{array.shape[1] / case.shape[0]:g}")
+    grid = Regrid.of(case, (array.shape[2], array.shape[1]))
     planes, clipped = _planes(case), 0
     for number, plane in enumerate(planes):
         view = array[0, :, :, number].T
         stored, lost = _fit(view, plane, case)
         view[:] = common_values(stored, plane.scale, case.slope, case.intercept)
         clipped += lost
-        stored = _with_padding(stored, plane)
+        stored = _with_padding(stored, plane, grid)
         plane.least, plane.most = int(stored.min()), int(stored.max())
     removed: dict[str, None] = {}
-    write_whole(path, lambda target: removed.update(_write(array[0], case, planes, target, made_by, size)))
+    write_whole(path, lambda target: removed.update(_write(array[0], case, planes, target, made_by, grid)))
     if removed:
         text = f"left out, as it belongs to the pixels of the source: {', '.join(removed)}"
         warnings.warn(text, CaseWarning, stacklevel=2)
@@ -82,11 +82,11 @@ def to_real_dicom(array: np.ndarray, case: Case) -> int:
     Raises:
         ValueError: the source has changed, or is damaged.
     """
-    clipped = 0
+    clipped, grid = 0, Regrid.of(case, (array.shape[2], array.shape[1]))
     for number, plane in enumerate(_planes(case)):
         view = array[0, :, :, number].T
         stored, lost = _fit(view, plane, case)
-        view[:] = plane.scale.to_real(_with_padding(stored, plane))
+        view[:] = plane.scale.to_real(_with_padding(stored, plane, grid))
         clipped += lost
     return clipped
 
@@ -118,26 +118,27 @@ def _fit(view: np.ndarray, plane: _Plane, case: Case) -> tuple[np.ndarray, int]:
     return stored, clipped
 
 
-def _with_padding(stored: np.ndarray, plane: _Plane) -> np.ndarray:
+def _with_padding(stored: np.ndarray, plane: _Plane, grid: Regrid) -> np.ndarray:
     """Padding of the source restored: a pixel whose centre lies in a padded pixel of the source is padding."""
     if plane.padded is None:
         return stored
-    nearest = (
-        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(stored.shape, plane.padded.shape, strict=True)
-    )
+    nearest = []
+    for first, (old, new, step) in zip(grid.first(), zip(*grid, strict=True), strict=True):
+        centres = first + step * np.arange(new)
+        nearest.append(np.clip(np.floor(centres + 0.5 + 1e-9).astype(int), 0, old - 1))
     source = plane.padded[np.ix_(*nearest)]
     return np.where(plane.scale.is_padding(source), source, stored)
 
 
 def _write(
-    values: np.ndarray, case: Case, planes: Sequence[_Plane], target: Path, made_by: Provenance, size: tuple[int, int]
+    values: np.ndarray, case: Case, planes: Sequence[_Plane], target: Path, made_by: Provenance, grid: Regrid
 ) -> dict[str, None]:
     """Write all files; what was left out of the source's headers."""
     removed: dict[str, None] = {}
 
     def stored(number: int) -> np.ndarray:
         plane = planes[number]
-        return _with_padding(_fit(values[:, :, number].T, plane, case)[0], plane)
+        return _with_padding(_fit(values[:, :, number].T, plane, case)[0], plane, grid)
 
     if case.suffix == "":
         target.mkdir()
@@ -146,9 +147,9 @@ def _write(
         frames = [p.frame for p in planes] if str(source.SOPClassUID) in MULTI_FRAME else []
         pixels = np.stack([stored(n) for n in range(len(planes))]) if frames else stored(number)
         with naming(plane.path):  # a tag may turn out to be damaged only when it is asked for, or written
-            out, stale = derive(source, made_by, size, _directions(case))
+            out, stale = derive(source, made_by, grid, _directions(case))
             if frames:
-                stale += take_frames(out, source, frames, size)
+                stale += take_frames(out, source, frames, grid)
             _set_range_of_series(out, source, planes)
             put_pixels(out, source, pixels, made_by)
             content = encode(out)
