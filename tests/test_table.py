@@ -86,5 +86,5 @@ def test_the_table_is_written_between_its_lines(tmp_path):
 
 
 def test_without_zips_or_place_there_is_no_table(tmp_path):
-    with pytest.raises(ValueError, match=r"rdst_v.*\.zip: is missing; run python -m common pack-all --out"):
+    with pytest.raises(ValueError, match=r"_v.*\.zip: is missing; run python -m common pack-all --out"):
         table(str(tmp_path), str(tmp_path / "README.md"))
