@@ -151,6 +151,9 @@ def test_analyze_pairs_and_modalities_are_read_for_training(tmp_path):
     assert np.array_equal(image[0].numpy(), values[..., 0])
     with pytest.raises(ValueError, match=r"a\.img: must be a NIfTI file"):
         CaseLoadImaged("image")({"image": str(tmp_path / "a.img")})
+    (tmp_path / "a.hdr").unlink()
+    with pytest.raises(ValueError, match=r"a\.img: its header a\.hdr is missing; copy it into the same folder"):
+        load({"image": str(tmp_path / "a.img")})
 
     names = ["t1", "t2", "off"]
     for n, name in enumerate(names):
@@ -161,5 +164,5 @@ def test_analyze_pairs_and_modalities_are_read_for_training(tmp_path):
     assert two({"image": paths[:2]})["image"].mean(dim=(1, 2, 3)).tolist() == [0, 1]
     with pytest.raises(ValueError, match=r"off\.nii\.gz: must lie on the grid of .*t1\.nii\.gz"):
         two({"image": [paths[0], paths[2]]})
-    with pytest.raises(ValueError, match=r"t1\.nii\.gz: the network takes 2 channels, got 3 files"):
+    with pytest.raises(ValueError, match=r"t1\.nii\.gz: the network takes 2 channels, got 3 files; name one for each"):
         two({"image": paths})

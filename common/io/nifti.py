@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 import zlib
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -150,6 +151,9 @@ def _shaped(stored: np.ndarray, case: Case) -> np.ndarray:
 def _open(path: str | os.PathLike[str], analyze: bool = False) -> Any:  # nibabel's types hide what its images can do
     if not str(path).lower().endswith(SUFFIXES + ANALYZE if analyze else SUFFIXES):
         raise ValueError(f"{path}: must be a NIfTI file, .nii or .nii.gz; convert it first")
+    headers = [Path(path).with_suffix(suffix) for suffix in (".hdr", ".HDR")]
+    if Path(path).suffix.lower() == ".img" and not any(header.exists() for header in headers):
+        raise ValueError(f"{path}: its header {headers[0].name} is missing; copy it into the same folder")
     try:
         image = nib.load(path)
     except READ_ERRORS as error:
