@@ -69,8 +69,8 @@ class CaseLoadImaged(LoadImaged):
             return read_image(paths, self.options)
         if len(paths) != self.options.in_channels:
             raise ValueError(
-                f"{paths[0]}: the network takes {self.options.in_channels} channels, got {len(paths)} files; name one for "
-                f"each channel, or pass --in_channels {len(paths)}"
+                f"{paths[0]}: the network takes {self.options.in_channels} channels, got {len(paths)} files; "
+                f"name one for each channel, or pass --in_channels {len(paths)}"
             )
         each = replace(self.options, in_channels=1, channels_last=False)
         read = [read_image(path, each) for path in paths]
