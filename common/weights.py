@@ -49,12 +49,15 @@ def load_weights(
             f"{file}: these weights are for scale {scale}, the network is for scale {plain(network).scale}; "
             "pass weights of that scale by --ckpt_path, or train them"
         )
-    try:
-        plain(network).load_state_dict(read_state(file), strict=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{file}: the weights do not fit the network ({_line(error)}); check the config, its scale and --ckpt_path"
-        ) from error
+    state, own = read_state(file), plain(network).state_dict()
+    for name in dict.fromkeys([*own, *state]):
+        shapes = [list(part[name].shape) if name in part else "none" for part in (own, state)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{file}: the weights do not fit the network ({name}: must be {shapes[0]}, got {shapes[1]}); check the "
+                "config: scale, channels, width, depth, classes; and --ckpt_path"
+            )
+    plain(network).load_state_dict(state, strict=True)
     return digest
 
 
@@ -185,7 +188,3 @@ def store_weights(path: str, bundle: str, name: str = "model.pt", **about: Any) 
     content.setdefault("weights", {})[name] = {"sha256": sha256(file), **about}
     write_json(metadata, content)
     return content["weights"][name]["sha256"]
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
