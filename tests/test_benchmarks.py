@@ -20,7 +20,7 @@ def test_the_plain_rendering_of_meta_upscale_gives_the_image_of_the_network(scal
 def test_each_form_of_meta_upscale_is_measured_in_a_process_of_its_own(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert set(in_child("time", 16, 2.5, ["ours", "plain"])) == {"ours", "plain"}
-    grown = {form: in_child("memory", 64, 4.0, [form])[form] for form in ("ours", "plain")}
+    grown = {form: in_child("memory", 160, 4.0, [form])[form] for form in ("ours", "plain")}
     assert grown["plain"] > 2 * grown["ours"] > 0
     with pytest.raises(subprocess.CalledProcessError):
         in_child("nothing", 16, 2.5, ["ours"])

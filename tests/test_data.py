@@ -135,9 +135,24 @@ def test_patterns_name_patients_and_keep_them_in_one_split(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.nii.gz").write_bytes(b"")
     read = read_splits(tmp_path, {"test": ["x/*", "y/b*"]})
-    assert [item["patient"] for item in read["test"]] == ["sub-01", "sub-01", "y/b"]
+    assert [item["patient"] for item in read["test"]] == ["sub-01", "sub-01", "b"]
     with pytest.raises(ValueError, match="sub-01 is in 'training' and in 'test'"):
         read_splits(tmp_path, {"training": ["x/*"], "test": ["y/*"]})
+
+
+def test_the_folder_below_that_of_the_split_is_the_patient(tmp_path):
+    for split, patient in (("train", "p1"), ("train", "p2"), ("val", "p3")):
+        for name in ("t1", "t2"):
+            path = tmp_path / split / patient / f"{name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    patterns = {"training": ["train/**/*.nii.gz"], "validation": ["val/**/*.nii.gz"]}
+    splits = read_splits(tmp_path, patterns)
+    assert [item["patient"] for item in splits["training"]] == ["p1", "p1", "p2", "p2"]
+    (tmp_path / "val" / "p1").mkdir()
+    (tmp_path / "val" / "p1" / "t1.nii.gz").touch()
+    with pytest.raises(ValueError, match="p1 is in 'training' and in 'validation'; keep it in one of them"):
+        read_splits(tmp_path, patterns)
 
 
 def test_analyze_pairs_and_modalities_are_read_for_training(tmp_path):

@@ -17,7 +17,7 @@ import resource, sys
 from pathlib import Path
 from tests.helpers import run_inference
 network = {"_target_": "tests.helpers.Convolve", "scale": 2}
-run_inference(Path(sys.argv[1]), Path(sys.argv[2]), scale=2, network_def=network, memory_mb=2000)
+run_inference(Path(sys.argv[1]), Path(sys.argv[2]), scale=2, network_def=network, memory_mb=2200)
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -25,7 +26,7 @@ def read_splits(
     Args:
         root: folder that paths and patterns are relative to.
         patterns: split to glob patterns, which count where there is no datalist. The patient is ``sub-…`` in the
-            name, else the path without suffix.
+            path; else the folder below that of the split (``train/PATIENT/t1.nii``), or without one the file's name.
         datalist: JSON file of ``python -m common datalist`` or of MONAI's form with ``patient`` in every item; its
             ``crop`` is noted in every item.
 
@@ -67,10 +68,19 @@ def paths_of(item: Item) -> list[str]:
 def _match(root: str | os.PathLike[str], patterns: Sequence[str]) -> list[Item]:
     items = []
     for path in match_images(root, patterns):
-        named = re.search(r"sub-[A-Za-z0-9]+", Path(path).name)
-        below = Path(path).relative_to(root)
-        items.append({"image": path, "patient": named.group() if named else str(below.with_name(stem(below)))})
+        items.append({"image": path, "patient": _patient(Path(path).relative_to(root), patterns)})
     return items
+
+
+def _patient(path: Path, patterns: Sequence[str]) -> str:
+    """``sub-…`` in the path; else the folder below that of the split, or without one the file's name."""
+    named = re.search(r"sub-[A-Za-z0-9]+", str(path))
+    if named:
+        return named.group()
+    fixed = [list(itertools.takewhile(lambda part: "*" not in part, Path(pattern).parts[:-1])) for pattern in patterns]
+    begin = max((len(parts) for parts in fixed if list(path.parts[: len(parts)]) == parts), default=0)
+    below = path.parts[begin:]
+    return below[0] if len(below) > 1 else stem(path)
 
 
 def read_datalist(path: Path) -> dict[str, Any]:
