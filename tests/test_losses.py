@@ -112,7 +112,7 @@ def data(tmp_path_factory, unet):
     folder = tmp_path_factory.mktemp("finetune")
     for split in ("train", "val"):
         (folder / split).mkdir()
-        save_nifti(folder / split / "a.nii.gz", (blobs((48, 40, 3)) * 1000).astype(np.int16), oblique((1, 1, 3)))
+        save_nifti(folder / split / f"{split}.nii.gz", (blobs((48, 40, 3)) * 1000).astype(np.int16), oblique((1, 1, 3)))
     numbered = torch.nn.ModuleDict({"features": torch.nn.Sequential(*VGG("vgg19").layers)})  # torchvision's keys
     for name, network in {"unet": unet, "vgg": numbered, "encoder": PerceptualEncoder()}.items():
         torch.save(network.state_dict(), folder / f"{name}.pt")
@@ -157,7 +157,7 @@ def test_the_learning_rate_halves_where_the_paper_says(data):
 
 
 def test_a_second_stage_asks_for_weights_of_the_first(data, tmp_path):
-    with pytest.raises(SystemExit, match=r"error: ckpt_path: a second stage starts from weights of the first; pass"):
+    with pytest.raises(SystemExit, match=r"error: ckpt_path: must be weights of the first stage; pass"):
         run(data, tmp_path, "train", "finetune", "smoke", perceptual="l1")
 
 

@@ -57,7 +57,10 @@ def check_splits(content: Mapping[str, Any], name: str, needed: Sequence[str] | 
                 raise ValueError(f"{name}: every item of '{split}' needs 'image' and 'patient', got {item}; add them")
             other = seen.setdefault(item["patient"], split)
             if other != split:
-                raise ValueError(f"{name}: {item['patient']} is in '{other}' and in '{split}'; keep it in one of them")
+                raise ValueError(
+                    f"{name}: {item['patient']} is in '{other}' and in '{split}'; keep it in one of them, or, if two"
+                    " patients share this name, rename one"
+                )
 
 
 def paths_of(item: Item) -> list[str]:
