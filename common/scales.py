@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .data.scales import SCALES, as_scales
 from .evaluate import Method
 from .inferers import AnyScaleInferer, PlaneInferer
 from .io.case import Case
 from .magnification import PlaneGrid
 from .protocol import Pair, Protocol, Truth
 from .transforms.degradation import resample
-
-SCALES = tuple(n / 10 for n in range(11, 41))  # of figure 4.5
 
 
 def true_pair(truth: Truth, protocol: Protocol, largest: float) -> Pair:
@@ -112,7 +111,7 @@ def choose_scales(scales: Sequence[float] | None, serves: int | None) -> list[fl
         scales = [scale for scale in SCALES if serves in (None, math.ceil(scale))]
         if not scales:
             raise ValueError(f"scales: must be given for a network of x{serves}, got none; pass --scales [{serves}.0]")
-    chosen = _checked(scales)
+    chosen = sorted(set(as_scales(scales, "scales")))
     beyond = [scale for scale in chosen if serves is not None and math.ceil(scale) != serves]
     if serves is not None and beyond:
         raise ValueError(
@@ -120,16 +119,6 @@ def choose_scales(scales: Sequence[float] | None, serves: int | None) -> list[fl
             f"{', '.join(f'{scale:g}' for scale in beyond)}; evaluate {_needs(beyond)}"
         )
     return chosen
-
-
-def _checked(scales: Sequence[float]) -> list[float]:
-    if not isinstance(scales, (list, tuple)) or not scales:
-        raise ValueError(f"scales: must be a list of numbers, got {scales}; pass them as in --scales [1.5,2.0]")
-    for scale in scales:
-        number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-        if not (number and math.isfinite(scale) and scale >= 1):
-            raise ValueError(f"scales: must be finite numbers of at least 1, got {scale}; leave it out")
-    return sorted({float(scale) for scale in scales})
 
 
 def _needs(scales: Sequence[float]) -> str:

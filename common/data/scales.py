@@ -110,7 +110,8 @@ def spread_scales(planes: Sequence[Mapping[str, Any]], scales: Sequence[float] =
 def as_scales(scales: Any, name: str) -> tuple[float, ...]:
     """``scales`` as numbers; raises ``ValueError`` where they are no list of finite numbers of at least 1, or empty."""
     values = scales if isinstance(scales, (list, tuple)) else ()
-    if not values or not all(isinstance(value, (int, float)) and 1 <= value < math.inf for value in values):
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) and 1 <= v < math.inf for v in values)
+    if not values or not numbers:
         raise ValueError(
             f"{name}: must be a list of finite numbers, each at least 1, got {scales}; pass it as --{name} [1.5,2,4]"
         )
