@@ -151,14 +151,13 @@ def start_from(
     return digest
 
 
-def ask_for_stage_one() -> str:
-    """What stands for ``ckpt_path`` in a config of a second stage, until one is passed: an error that says so."""
-    raise SystemExit("error: ckpt_path: a second stage starts from weights of the first; pass --ckpt_path FILE")
+def ask_for_weights(of: str) -> str:
+    """What stands for ``ckpt_path`` in a config that starts from weights ``of`` another training, until it is passed.
 
-
-def ask_for_first_modality() -> str:
-    """The same for a training that goes over to another modality."""
-    raise SystemExit("error: ckpt_path: a transfer starts from weights of another modality; pass --ckpt_path FILE")
+    Raises:
+        SystemExit: always; the message says which weights are to be passed.
+    """
+    raise SystemExit(f"error: ckpt_path: must be weights of {of}; pass --ckpt_path FILE")
 
 
 start_from_or_exit = exits_on_mistake(start_from)

@@ -323,7 +323,7 @@ def test_four_modalities_train_at_once(tmp_path):
 
 def test_a_transfer_asks_for_the_weights_of_the_first_modality(data, tmp_path):
     overlay = CONFIGS / "transfer.json"
-    with pytest.raises(SystemExit, match="ckpt_path: a transfer starts from weights of another modality; pass --ckpt"):
+    with pytest.raises(SystemExit, match="ckpt_path: must be weights of another modality; pass --ckpt"):
         run(data, tmp_path / "none", overlay)
     run(data, tmp_path / "first")
     weights = str(tmp_path / "first" / "model.pt")
