@@ -23,7 +23,7 @@ from .io.archive import sha256
 from .io.deploy_image import image_of, volume_of
 from .io.dicom.derived import Provenance
 from .io.transforms import CaseLoadImaged, CaseSaveImaged
-from .magnification import Magnification
+from .magnification import as_magnification
 from .transforms.grid import RESIDUAL
 from .weights import load_weights
 
@@ -71,8 +71,7 @@ class SuperResolutionOperator(MonaiBundleInferenceOperator):  # type: ignore[mis
         else:
             model.predictor, digest = model.predictor.to(self._device), sha256(self.bundle_path)
         meta, key = self.parser["_meta_"], "magnification" if "magnification" in self.parser else "scale"
-        asked = self.parser.get_parsed_content(key)
-        label = asked.label if isinstance(asked, Magnification) else Magnification(asked).label
+        label = as_magnification(self.parser.get_parsed_content(key)).label
         self.provenance = Provenance(
             meta["name"], meta["version"], label, digest, config_sha256(self.parser.get()) or ""
         )

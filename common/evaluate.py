@@ -21,7 +21,7 @@ from .blocks.upsample import Bicubic
 from .config import check_settings, config_sha256
 from .data.items import Item, paths_of
 from .errors import CaseWarning, as_flag, exits_on_mistake, explain
-from .inferers import PlaneInferer, infer_planes
+from .inferers import AnyScaleInferer, PlaneInferer, infer_planes
 from .io.case import Case
 from .io.whole import write_whole
 from .judges import Judge
@@ -193,7 +193,7 @@ def evaluate(
         SystemExit: the folder cannot be written, or an image failed; the message names it and why. The others are done.
     """
     check_settings()
-    check_name(method)
+    check_method(method, inferer)
     pictures = as_flag(pictures, "pictures")
     folder, device = writable(output_dir), torch.device(device)
     methods = baseline(protocol, inferer, device), Method(method, network, inferer, device)
@@ -205,10 +205,15 @@ def evaluate(
     return _conclude(evaluation, results, folder, about, pictures)
 
 
-def check_name(method: str) -> None:
-    """Raise ``ValueError`` where the network has the name of the baseline."""
+def check_method(method: str, inferer: PlaneInferer) -> None:
+    """Raise ``ValueError`` where the network has the name of the baseline, or a spacing would say how large it is."""
     if method == BICUBIC:
         raise ValueError(f"method: must not be {BICUBIC}, which is the name of the baseline; choose another")
+    asked = inferer.magnification.target_spacing if isinstance(inferer, AnyScaleInferer) else None
+    if asked is not None:
+        raise ValueError(
+            f"target_spacing: must be none in an evaluation, which makes LR by a factor, got {asked}; pass --scale"
+        )
 
 
 def baseline(protocol: Protocol, inferer: PlaneInferer, device: torch.device) -> Method:

@@ -17,7 +17,7 @@ from .config import check_settings, config_sha256
 from .curves import draw_scales, need_matplotlib
 from .data.items import Item, paths_of
 from .errors import as_flag, exits_on_mistake
-from .evaluate import Evaluation, Method, Result, attempt, baseline, check_name, hear, refuse_failed, run_all
+from .evaluate import Evaluation, Method, Result, attempt, baseline, check_method, hear, refuse_failed, run_all
 from .features import FeatureJudge
 from .inferers import PlaneInferer
 from .judges import Judge
@@ -137,7 +137,7 @@ def evaluate_scales(
         SystemExit: the folder cannot be written, or an image failed; the message names it and why. The others are done.
     """
     check_settings()
-    check_name(method)
+    check_method(method, inferer)
     _check_judges(judges)
     tasks, curves = check_tasks(tasks), as_flag(curves, "curves")
     if curves:
@@ -146,13 +146,9 @@ def evaluate_scales(
     chosen, folder = choose_scales(scales, serves), writable(output_dir)
     name = method if serves is None else f"{method} x{serves}, reduced"
     logger.info("%s at scales %s; tasks: %s", name, ", ".join(f"{s:g}" for s in chosen), ", ".join(tasks))
-    own, points = Method(name, network, inferer, torch.device(device)), []
-    for task in tasks:
-        for scale in chosen:
-            here = replace(protocol, scale=scale)
-            methods = baseline(here, inferer, own.device), method_at(here, own)
-            points.append(Point(task, scale, Evaluation(items, preprocessing, here, methods, judges)))
-    evaluation = ScaleEvaluation(items, preprocessing, replace(protocol, scale=chosen[-1]), points)
+    own = Method(name, network, inferer, torch.device(device))
+    whole = Evaluation(items, preprocessing, replace(protocol, scale=chosen[-1]), (own,), judges)
+    evaluation = ScaleEvaluation(items, preprocessing, whole.protocol, _points(whole, inferer, tasks, chosen))
     scored = run_all(evaluation.run)
     if scored is None:
         return {}
@@ -165,6 +161,17 @@ def evaluate_scales(
         "config_sha256": config_sha256(),
     }
     return _conclude(evaluation, scored, about, folder, curves)
+
+
+def _points(whole: Evaluation, inferer: PlaneInferer, tasks: Sequence[str], scales: Sequence[float]) -> list[Point]:
+    """A point for each task and scale, at which the method of ``whole`` stands beside bicubic."""
+    points, own = [], whole.methods[0]
+    for task in tasks:
+        for scale in scales:
+            here = replace(whole.protocol, scale=scale)
+            methods = baseline(here, inferer, own.device), method_at(here, own)
+            points.append(Point(task, scale, replace(whole, protocol=here, methods=methods)))
+    return points
 
 
 def _check_judges(judges: Sequence[Judge]) -> None:

@@ -205,21 +205,11 @@ class AnyScaleInferer(PlaneInferer):
 
     Args:
         magnification: factors or a target spacing.
-        batch_size, memory_mb, tile, overlap, self_ensemble, consistency_bound, amp_dtype: see :class:`PlaneInferer`.
+        settings: all but the scale of :class:`PlaneInferer`.
     """
 
-    def __init__(
-        self,
-        magnification: Magnification,
-        batch_size: int = 8,
-        memory_mb: float | None = None,
-        tile: int | None = None,
-        overlap: int = 32,
-        self_ensemble: bool = False,
-        consistency_bound: float | None = None,
-        amp_dtype: str | None = None,
-    ) -> None:
-        super().__init__(1, batch_size, memory_mb, tile, overlap, self_ensemble, consistency_bound, amp_dtype)
+    def __init__(self, magnification: Magnification, **settings: Any) -> None:
+        super().__init__(1, **settings)
         self.magnification = magnification
 
     def at(self, scale: float | Sequence[float]) -> AnyScaleInferer:

@@ -127,7 +127,7 @@ class Magnification:
     def _factors_to_target(self, image: torch.Tensor, axis: int) -> tuple[float, float]:
         assert isinstance(image, MetaTensor) and self.target_spacing is not None
         name, unit = str(_first(image.meta.get("filename_or_obj", "image"))), _millimetres(image)
-        steps = [unit * step for n, step in enumerate(spacing(image.affine.reshape(-1, 4, 4)[0].cpu().numpy()))]
+        steps = [unit * step for step in spacing(image.affine.reshape(-1, 4, 4)[0].cpu().numpy())]
         targets = both_factors(_plain(self.target_spacing))
         factors = []
         for step, target in zip((s for n, s in enumerate(steps) if n != axis), targets, strict=True):
@@ -138,6 +138,11 @@ class Magnification:
                 )
             factors.append(1.0 if abs(step / target - 1) <= SAME else step / target)
         return factors[0], factors[1]
+
+
+def as_magnification(scale: float | Sequence[float] | Magnification) -> Magnification:
+    """``scale`` where it is a magnification already, else that of these factors."""
+    return scale if isinstance(scale, Magnification) else Magnification(scale)
 
 
 def _millimetres(image: MetaTensor) -> float:

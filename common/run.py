@@ -21,7 +21,7 @@ from .inferers import AnyScaleInferer, PlaneInferer, PlaneSegmenter
 from .io.dicom.derived import Provenance
 from .io.transforms import CaseSaveImaged
 from .journal import append_line, log_name
-from .magnification import Magnification
+from .magnification import Magnification, as_magnification
 from .memory import peak_mb
 from .pipeline import run_stages
 from .processes import rank_and_world, waiting_for_all
@@ -45,7 +45,7 @@ def run_cases(
     postprocessing: Transform,
     dataset_dir: str | os.PathLike[str],
     output_dir: str | os.PathLike[str],
-    scale: float,
+    scale: float | Sequence[float] | Magnification,
     weights_sha256: str,
     image_key: str = "image",
     pred_key: str = "pred",
@@ -54,7 +54,6 @@ def run_cases(
     version: str = "unknown",
     resume: bool = False,
     read_ahead: bool = False,
-    magnification: Magnification | None = None,
 ) -> list[dict[str, Any]]:
     """Run every case of ``evaluator`` by an evaluator of its own; write one line each to ``output_dir/cases.jsonl``.
 
@@ -66,7 +65,6 @@ def run_cases(
         dataset_dir: where the cases were looked for.
         output_dir: folder of results and of the JSON lines; made where it is missing.
         scale, weights_sha256: recorded.
-        magnification: of networks of any scale, which counts instead of ``scale``; recorded.
         image_key, pred_key: of the input and of the result.
         images: what the cases were made of; of a :class:`Worklist`, what it skipped is reported.
         method, version: of the bundle; written into the header of a result that has a place for it.
@@ -87,7 +85,7 @@ def run_cases(
     skipped = images.skipped if isinstance(images, Worklist) else ()
     if not cases:
         _refuse_nothing(dataset_dir, output_dir, skipped)
-    asked = magnification or Magnification(scale)
+    asked = as_magnification(scale)
     common: dict[str, Any] = asked.describe() | {"weights_sha256": weights_sha256, "config_sha256": config_sha256()}
     common["device"] = str(evaluator.state.device)
     saver = _saver(postprocessing)

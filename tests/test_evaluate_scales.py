@@ -176,15 +176,15 @@ def test_left_alone_a_network_takes_the_scales_that_it_serves():
 @pytest.mark.parametrize(
     ("scales", "serves", "message"),
     [
-        ([], None, r"scales: must be a list of numbers, got \[\]; pass them as in --scales \[1\.5,2\.0\]"),
-        (2.5, None, "scales: must be a list of numbers, got 2.5"),
-        ("1.5", None, "scales: must be a list of numbers, got 1.5"),
-        ([1.5, 0.9], None, "scales: must be finite numbers of at least 1, got 0.9; leave it out"),
-        ([float("nan")], None, "at least 1, got nan"),
-        ([2, float("inf")], None, "at least 1, got inf"),
-        ([True], None, "at least 1, got True"),
-        (["a"], None, "at least 1, got a"),
-        ([[2, 3]], None, r"at least 1, got \[2, 3\]"),
+        ([], None, r"scales: must be a list of finite numbers, each at least 1, got \[\]"),
+        (2.5, None, "scales: must be a list of finite numbers, each at least 1, got 2.5"),
+        ("1.5", None, "scales: must be a list of finite numbers, each at least 1, got 1.5"),
+        ([1.5, 0.9], None, "scales: must be a list of finite numbers, each at least 1"),
+        ([float("nan")], None, r"at least 1, got \[nan\]"),
+        ([2, float("inf")], None, r"at least 1, got \[2, inf\]"),
+        ([True], None, r"at least 1, got \[True\]"),
+        (["a"], None, r"at least 1, got \['a'\]"),
+        ([[2, 3]], None, r"at least 1, got \[\[2, 3\]\]"),
         ([1.5, 2, 3.5, 4], 4, "above 3 and at most 4 for a network of x4, got 1.5, 2; evaluate 1.5, 2 by a network"),
         ([1.5, 2.5], 4, "evaluate 1.5 by a network of x2 and 2.5 by a network of x3"),
         ([4.5], 4, "for a network of x4, got 4.5; evaluate 4.5 by a network of x5"),
@@ -200,7 +200,7 @@ def test_mistakes_end_the_run_in_one_sentence_before_it_begins(tmp_path, monkeyp
     patients(tmp_path, 1)
     for options, message in (
         ({"scales": [1.5, 3.0]}, r"scales: must be above 1 and at most 2 for a network of x2, got 3; evaluate 3 by"),
-        ({"scales": 2.5}, "scales: must be a list of numbers, got 2.5"),
+        ({"scales": 2.5}, "scales: must be a list of finite numbers, each at least 1, got 2.5"),
         ({"tasks": ["true", "papers"]}, r"tasks: must be a list with one or both of true and paper, got"),
         ({"tasks": []}, "tasks: must be a list"),
         ({"curves": "perhaps"}, "curves: must be true or false, got perhaps"),
@@ -217,6 +217,12 @@ def test_mistakes_end_the_run_in_one_sentence_before_it_begins(tmp_path, monkeyp
         SystemExit, match=r'matplotlib: must be installed .* pip install -e "\.\[curves\]", or pass --c'
     ):
         run(tmp_path, tmp_path / "out")
+    spaced = AnyScaleInferer(Magnification(target_spacing=0.5))
+    for judge in (evaluate, evaluate_scales):
+        with pytest.raises(
+            ValueError, match=r"target_spacing: must be none in an evaluation, .*, got 0\.5; pass --scale"
+        ):
+            judge(BicubicAnyScale(), spaced, [], PREPROCESSING, PLAIN, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     run(tmp_path, tmp_path / "out", scales=[2.0], curves=False)
     assert (tmp_path / "out" / "scales.md").exists() and not (tmp_path / "out" / "scales.png").exists()

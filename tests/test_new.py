@@ -17,6 +17,9 @@ from tests.helpers import ROOT, copy_repository, run_module
 MASTERS = TEMPLATES / "bundle" / "configs"
 RDST = ROOT / "bundles" / "rdst" / "configs"
 OWN = {"_comment", "bundle_root", "output_dir", "network_def"}  # of every method
+ANY_SCALE = {"scale", "magnification", "inferer", "postprocessing", "run"}  # of a network of any, in inference
+SCALES = {"scale", "scales", "per_axis", "val_scales", "loss_limit", "augment", "transfer", "prepare_batch"}
+ENGINES = {"train", "validate", "run"}
 RECIPE = {"patch_size", "batch_size", "learning_rate", "steps", "val_interval", "loss", "optimizer", "lr_scheduler"}
 
 
@@ -74,6 +77,19 @@ def test_the_masters_and_rdst_differ_only_in_what_is_the_methods_own(config, own
     master, rdst = read(MASTERS / f"{config}.json"), read(RDST / f"{config}.json")
     assert list(master) == list(rdst)
     assert [key for key in master if key not in own and master[key] != rdst[key]] == []
+
+
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [("train", OWN | RECIPE | SCALES | ENGINES), ("inference", OWN | ANY_SCALE), ("evaluate", set())],
+)
+def test_networks_of_any_scale_differ_only_in_what_scales_need_and_not_from_one_another(config, own):
+    ours = (read(ROOT / "bundles" / name / "configs" / f"{config}.json") for name in ("rdst", "miassr", "meta_rdn"))
+    rdst, miassr, meta_rdn = ours
+    sizes = {"width", "blocks", "layers", "growth"}
+    shared = [key for key in rdst if key in miassr and key not in own | sizes]
+    assert shared and [key for key in shared if rdst[key] != miassr[key]] == []
+    assert [key for key in miassr if key not in OWN | sizes and miassr[key] != meta_rdn.get(key)] == []
 
 
 def test_the_metadata_of_the_master_names_the_versions_that_rdst_names():
