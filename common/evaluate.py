@@ -279,7 +279,7 @@ def _conclude(
         summary |= summarise(rows, method)
         summary["notes"] = _blanks(rows) + [note for r in results for note in r.notes]
         summary["failed"] = failed
-        text = markdown(by_patient(rows), method, f"×{protocol.scale}, {protocol.name}")
+        text = markdown(by_patient(rows), method, f"×{protocol.scale}, {protocol.name}{protocol.told_planes}")
         text += (
             f"\nData range: {summary['data_range']}. {' '.join(f'{note}.' for note in _blanks(rows))}".rstrip() + "\n"
         )

@@ -19,6 +19,7 @@ from monai.transforms import CenterSpatialCrop
 
 from .data.items import Item, paths_of
 from .data.planes import case_of, foreground_threshold, is_filled, unstack
+from .errors import exits_on_mistake
 from .geometry import both_factors, fitting_sizes
 from .io.case import Case
 from .metrics import data_range
@@ -40,6 +41,7 @@ class Protocol:
             the dissertation's code does.
         range_quantile: see :func:`common.metrics.data_range`; it is taken from the whole volume, before the crop.
         min_foreground: planes with less of foreground are left out, as in validation.
+        every: of the planes that are left, every such one counts, from the first on; 1 for all.
     """
 
     scale: float | Sequence[float]
@@ -49,10 +51,13 @@ class Protocol:
     border: int | str = 0
     range_quantile: float = 0.999
     min_foreground: float = 0.1
+    every: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.border, int) and self.border != "scale":
             raise ValueError(f'border: must be a number of pixels or "scale", got {self.border}; pass --border 0')
+        if not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"every: must be a whole number of at least 1, got {self.every}; 1 takes all planes")
 
     @property
     def factors(self) -> tuple[float, float]:
@@ -63,6 +68,11 @@ class Protocol:
     def margin(self) -> int:
         """HR pixels left out on every side of the metrics."""
         return self.border if isinstance(self.border, int) else math.ceil(max(self.factors))
+
+    @property
+    def told_planes(self) -> str:
+        """For the tables: which planes count, where not all of them do."""
+        return "" if self.every == 1 else f", one plane in {self.every}"
 
     def describe(self, items: Sequence[Item]) -> dict[str, Any]:
         """What the summary of ``items`` says of it."""
@@ -75,6 +85,7 @@ class Protocol:
             "crop": self.crop or next((item["crop"] for item in items if "crop" in item), None),
             "border": self.margin,
             "min_foreground": self.min_foreground,
+            "every": self.every,
         }
 
 
@@ -175,6 +186,7 @@ def read_truth(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> 
     planes = [i for i, plane in enumerate(volume) if is_filled(plane, threshold, protocol.min_foreground)]
     if not planes:
         raise ValueError(f"{name}: no plane has {protocol.min_foreground:.0%} of foreground; lower min_foreground")
+    planes = planes[:: protocol.every]
     return Truth(item, volume[planes], planes, limits, case, tuple(image.shape[1:]))
 
 
@@ -183,3 +195,6 @@ def _cut(planes: torch.Tensor, crop: Sequence[int] | None, factors: Sequence[flo
         planes = CenterSpatialCrop([-1, *crop])(planes)  # the second axis holds channels
     height, width = (fitting_sizes(n, factor)[1] for n, factor in zip(planes.shape[2:], factors, strict=True))
     return torch.as_tensor(planes)[:, :, :height, :width]
+
+
+protocol_or_exit = exits_on_mistake(Protocol)

@@ -88,7 +88,8 @@ def scales_markdown(summary: Mapping[str, Any]) -> str:
     if features:
         lines.append(f"Fréchet distance in features of {features['network']}.")
         lines += [f"{features['note']}."] if features["note"] else []
-    lines.append(f"Mean ± SD over {summary['patients']} patients. Data range: {summary['data_range']}.")
+    part = "" if summary["every"] == 1 else f", one plane in {summary['every']}"
+    lines.append(f"Mean ± SD over {summary['patients']} patients{part}. Data range: {summary['data_range']}.")
     return "\n".join(lines) + "\n"
 
 

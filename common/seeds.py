@@ -15,7 +15,8 @@ from .metadata import read_json
 from .tables import BICUBIC, HR, PATIENTS, SEGMENTATION
 
 REFERENCES = (BICUBIC, HR)  # rows of these are not the variant's own
-CONDITIONS = ("protocol", "scale", "crop", "border", "min_foreground", "degradation", "unet_sha256")  # of a comparison
+# of a comparison
+CONDITIONS = ("protocol", "scale", "crop", "border", "min_foreground", "every", "degradation", "unet_sha256")
 KEYS = ("method", "patient", "slices")  # the columns that hold no score
 
 

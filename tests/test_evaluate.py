@@ -212,6 +212,7 @@ def test_planes_of_air_are_left_out(tmp_path):
     values[..., [0, 3]] = 0
     given = item(tmp_path / "a.nii.gz", values)
     assert make_pair(given, PREPROCESSING, Protocol(2)).planes == [1, 2, 4]
+    assert make_pair(given, PREPROCESSING, Protocol(2, every=2)).planes == [1, 4]
     with pytest.raises(ValueError, match=r"a\.nii\.gz: no plane has 101% of foreground; lower min_foreground"):
         make_pair(given, PREPROCESSING, Protocol(2, min_foreground=1.01))
 
@@ -352,6 +353,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(tmp_path):
         ({"datalist": str(tmp_path / "none.json")}, "the split 'test' must not be empty"),
         ({"min_foregroud": 0.2}, "--min_foregroud: there is no such setting; did you mean --min_foreground?"),
         ({"output": tmp_path / "file"}, r"file: cannot be written .*; choose another --output_dir"),
+        ({"every": 0}, "every: must be a whole number of at least 1, got 0; 1 takes all planes"),
         ({"range_quantile": 0.0}, r"sub-a\.nii\.gz: range_quantile: must be above 0"),
     ):
         with pytest.raises(SystemExit, match=f"^error: (.|\n)*{message}"):
