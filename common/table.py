@@ -84,7 +84,7 @@ def store_scores(summary: str, bundle: str) -> str:
 
 
 def _super_resolution(found: Mapping[str, Any], method: str) -> dict[str, Any]:
-    scores = {key: found[key] for key in ("protocol", "patients", "slices")}
+    scores = {key: found[key] for key in ("scale", "protocol", "patients", "slices")}
     for key in ("psnr", "ssim"):
         scores |= {f"{key}_bicubic": round(found["bicubic"][key]["mean"], 4)}
         scores |= {f"{key}_sr": round(found[method][key]["mean"], 4)}
@@ -134,7 +134,7 @@ def _cells(variant: Variant, sizes: Mapping[str, str]) -> list[str]:
     scale = variant.about.get("scale") or ", ".join(map(str, metadata["scale"]))
     name = f"[{variant.name}](bundles/{variant.bundle}/docs/README.md)"
     modality = metadata["network_data_format"]["inputs"]["image"].get("modality", "any")
-    weights, score = variant.about.get("data", "none: train your own"), _score(variant.about.get("scores"))
+    weights, score = variant.about.get("data", "none: train your own"), _score(variant.about)
     parameters = count_parameters(variant.folder, variant.about.get("scale"))
     return [
         *(name, metadata["description"], modality, f"×{scale}", f"{parameters:,}"),
@@ -142,9 +142,12 @@ def _cells(variant: Variant, sizes: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _score(scores: Mapping[str, Any] | None) -> str:
+def _score(about: Mapping[str, Any]) -> str:
+    scores = about.get("scores")
     if not scores:
         return "–"
     if "dice" in scores:
         return "Dice " + ", ".join(f"{region} {value:.3f}" for region, value in scores["dice"].items())
-    return f"PSNR {scores['psnr_bicubic']:.2f} → {scores['psnr_sr']:.2f} dB"
+    at = scores.get("scale", about.get("scale"))  # of a network of any scale, one of them
+    where = "" if at == about.get("scale") else f"×{at}: "
+    return f"{where}PSNR {scores['psnr_bicubic']:.2f} → {scores['psnr_sr']:.2f} dB"

@@ -36,7 +36,7 @@ def test_every_weights_file_that_is_shipped_has_a_zip_and_scores_beside_bicubic(
 
 
 def summary(path: Path, digest: str) -> str:
-    found = {"weights_sha256": digest, "protocol": "clean", "patients": 2, "slices": 9}
+    found = {"weights_sha256": digest, "scale": 2, "protocol": "clean", "patients": 2, "slices": 9}
     methods = {"bicubic": {"psnr": {**MEAN, "mean": 28.5}, "ssim": MEAN}, "My method": {"psnr": MEAN, "ssim": MEAN}}
     path.write_text(json.dumps(found | methods))
     return str(path)
@@ -63,7 +63,13 @@ def test_the_dice_of_a_segmentation_is_its_score(tmp_path):
     store_scores(str(tmp_path / "s.json"), str(bundle))
     scores = json.loads((bundle / "configs" / "metadata.json").read_text())["weights"]["model.pt"]["scores"]
     assert scores == {"protocol": "clean", "patients": 3, "dice": {"heart": 0.8766}}
-    assert _score(scores) == "Dice heart 0.877" and _score(None) == "–"
+    assert _score({"scores": scores}) == "Dice heart 0.877" and _score({}) == "–"
+
+
+def test_a_score_says_its_scale_where_the_weights_serve_many():
+    scores = {"scale": 4, "psnr_bicubic": 20.0, "psnr_sr": 21.5}
+    assert _score({"scores": scores}) == "×4: PSNR 20.00 → 21.50 dB"
+    assert _score({"scores": scores, "scale": 4}) == "PSNR 20.00 → 21.50 dB"
 
 
 def test_scores_of_other_weights_are_refused(tmp_path):
