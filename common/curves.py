@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .io.whole import write_whole
+from .protocol import told_planes
 from .scale_tables import FRECHET
 from .tables import BICUBIC, COLUMNS
 
@@ -57,6 +58,7 @@ def draw_scales(path: Path, summary: Mapping[str, Any]) -> None:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     heading = f"{summary['method']}, protocol {summary['protocol']}, mean over {summary['patients']} patients"
+    heading += told_planes(summary["every"])
     figure.suptitle(
         "\n".join([heading, *(f"{task}: {about}" for task, about in summary["tasks"].items())]), fontsize=10
     )

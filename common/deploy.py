@@ -30,7 +30,10 @@ from .io.deploy_image import image_of, volume_of
 from .io.transforms import CaseLoadImaged, CaseSaveImaged
 
 OF_READER = ("slice_axis", "volume", "channels_last")
-OF_NETWORK = ("ckpt_path", "batch_size", "memory_mb", "tile", "self_ensemble", "consistency_bound", "amp_dtype")
+OF_NETWORK = (
+    *("ckpt_path", "batch_size", "memory_mb", "tile", "self_ensemble", "consistency_bound", "amp_dtype"),
+    *("scale", "target_spacing"),  # of networks of any scale
+)
 logger = logging.getLogger("common.deploy")
 
 

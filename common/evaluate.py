@@ -27,7 +27,7 @@ from .io.whole import write_whole
 from .judges import Judge
 from .metrics import METRICS, consistency, score, to_unit
 from .picture import draw_comparison
-from .protocol import Pair, Preprocessing, Protocol, make_pair
+from .protocol import Pair, Preprocessing, Protocol, make_pair, told_planes
 from .run import writable
 from .tables import BICUBIC, COLUMNS, HR, SEGMENTATION, Row, by_patient, markdown, mean, summarise, write_tables
 
@@ -279,7 +279,7 @@ def _conclude(
         summary |= summarise(rows, method)
         summary["notes"] = _blanks(rows) + [note for r in results for note in r.notes]
         summary["failed"] = failed
-        text = markdown(by_patient(rows), method, f"×{protocol.scale}, {protocol.name}{protocol.told_planes}")
+        text = markdown(by_patient(rows), method, f"×{protocol.scale}, {protocol.name}{told_planes(protocol.every)}")
         text += (
             f"\nData range: {summary['data_range']}. {' '.join(f'{note}.' for note in _blanks(rows))}".rstrip() + "\n"
         )

@@ -69,11 +69,6 @@ class Protocol:
         """HR pixels left out on every side of the metrics."""
         return self.border if isinstance(self.border, int) else math.ceil(max(self.factors))
 
-    @property
-    def told_planes(self) -> str:
-        """For the tables: which planes count, where not all of them do."""
-        return "" if self.every == 1 else f", one plane in {self.every}"
-
     def describe(self, items: Sequence[Item]) -> dict[str, Any]:
         """What the summary of ``items`` says of it."""
         top = "maximum" if self.range_quantile == 1 else f"{self.range_quantile:g} quantile"
@@ -156,6 +151,11 @@ class Truth:
             low = low + torch.randn(low.shape, generator=draw) * protocol.degradation.noise_std
         crop = protocol.crop or self.item.get("crop")
         return Pair(low, high, self.planes, self.limits, self.case, self.size, crop, protocol.factors)
+
+
+def told_planes(every: int) -> str:
+    """For tables and pictures: which planes count, where not all of them do."""
+    return "" if every == 1 else f", one plane in {every}"
 
 
 def make_pair(item: Item, preprocessing: Preprocessing, protocol: Protocol) -> Pair:

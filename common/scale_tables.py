@@ -13,6 +13,7 @@ from typing import Any
 
 from .io.whole import write_whole
 from .metrics import METRICS
+from .protocol import told_planes
 from .tables import BICUBIC, COLUMNS, cell, mean, number, over_patients, write_csv, write_summary
 
 SHOWN = {"psnr": "PSNR", "ssim": "SSIM"}  # on the card and as curves
@@ -88,7 +89,7 @@ def scales_markdown(summary: Mapping[str, Any]) -> str:
     if features:
         lines.append(f"Fréchet distance in features of {features['network']}.")
         lines += [f"{features['note']}."] if features["note"] else []
-    part = "" if summary["every"] == 1 else f", one plane in {summary['every']}"
+    part = told_planes(summary["every"])
     lines.append(f"Mean ± SD over {summary['patients']} patients{part}. Data range: {summary['data_range']}.")
     return "\n".join(lines) + "\n"
 
