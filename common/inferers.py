@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from typing import Any
@@ -284,6 +284,8 @@ def infer_planes(
 class AutocastInferer(SimpleInferer):
     """``network(inputs)`` under mixed precision, float32 out; serves any device, where MONAI's ``amp`` serves CUDA.
 
+    A network may give one image, or a mapping of name to image, as those of several scales do in training.
+
     Args:
         amp_dtype: ``"bfloat16"`` for mixed precision; None for float32. float16 overflows in Swin layers.
         batch_size: at most so many images at once; None for all.
@@ -294,10 +296,13 @@ class AutocastInferer(SimpleInferer):
         _check_amp_dtype(amp_dtype)
         self.enabled, self.batch_size = amp_dtype is not None, batch_size
 
-    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
             parts = inputs.split(self.batch_size or len(inputs))
-            return torch.cat([network(part, *args, **kwargs).float() for part in parts])
+            found = [network(part, *args, **kwargs) for part in parts]
+        if isinstance(found[0], Mapping):
+            return {name: torch.cat([images[name].float() for images in found]) for name in found[0]}
+        return torch.cat([image.float() for image in found])
 
 
 def _check_amp_dtype(amp_dtype: str | None) -> None:

@@ -21,6 +21,7 @@ from tests.packed import pack_quickly, unpack
 
 BUNDLES = find_bundles()
 PARAMETERS = {"rdst": 2_379_241, "segmentation_unet": 1_493_436, "miassr": 1_368_320, "meta_rdn": 5_614_976}
+PARAMETERS |= {"srresnet": 1_519_489, "msgan": 2_779_842}
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES.values(), ids=BUNDLES.keys())
 
 

@@ -92,6 +92,14 @@ def test_networks_of_any_scale_differ_only_in_what_scales_need_and_not_from_one_
     assert [key for key in miassr if key not in OWN | sizes and miassr[key] != meta_rdn.get(key)] == []
 
 
+@pytest.mark.parametrize(("bundle", "new"), [("srresnet", set()), ("msgan", {"generator", "alpha", "beta"})])
+@pytest.mark.parametrize(("config", "own"), [("train", OWN | RECIPE), ("inference", OWN), ("evaluate", set())])
+def test_the_networks_of_chapter_3_differ_from_rdst_only_in_what_is_their_own(bundle, new, config, own):
+    ours, rdst = read(ROOT / "bundles" / bundle / "configs" / f"{config}.json"), read(RDST / f"{config}.json")
+    assert [key for key in ours if key not in new] == list(rdst)
+    assert [key for key in rdst if key not in own and ours[key] != rdst[key]] == []
+
+
 def test_the_metadata_of_the_master_names_the_versions_that_rdst_names():
     master, rdst = read(MASTERS / "metadata.json"), read(RDST / "metadata.json")
     assert list(master) == list(rdst)

@@ -89,7 +89,7 @@ def start_any_scale_as_interpolation(network: AnyScaleNetwork, quiet: float = 0.
     assert isinstance(head, nn.Conv2d) and isinstance(end, nn.Conv2d)
     if head.out_channels < channels:
         raise ValueError(f"width: must be at least in_channels, {channels}, got {head.out_channels}; choose 64")
-    carry_image(head, end, quiet)
+    carry_image(head, end, network.in_channels, quiet)
     predict_interpolation(network.upscaler, quiet)
 
 

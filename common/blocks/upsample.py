@@ -32,7 +32,9 @@ def subpixel_upsampler(channels: int, out_channels: int, scale: int) -> nn.Seque
     return nn.Sequential(*stages, nn.Conv2d(channels, out_channels, 3, padding=1))
 
 
-def start_as_interpolation(head: nn.Conv2d, body_end: nn.Conv2d, upsampler: nn.Sequential, quiet: float = 0.1) -> None:
+def start_as_interpolation(
+    head: nn.Conv2d, body_end: nn.Conv2d | nn.BatchNorm2d, upsampler: nn.Sequential, quiet: float = 0.1
+) -> None:
     """Initialise a residual network so that it starts close to linear interpolation, from where it learns faster.
 
     Channel c of the image travels in feature c: past the body, through linear interpolation in every stage of the
@@ -40,29 +42,38 @@ def start_as_interpolation(head: nn.Conv2d, body_end: nn.Conv2d, upsampler: nn.S
 
     Args:
         head: 3 × 3 convolution from the image to the features.
-        body_end: last 3 × 3 convolution of the body, whose output is added to the features of ``head``.
+        body_end: what the body ends in, whose output is added to the features of ``head``: its last 3 × 3 convolution,
+            or a normalisation after it, which would undo a small convolution.
         upsampler: of :func:`subpixel_upsampler`.
         quiet: factor on the weights beside those of the interpolation.
     """
-    channels = head.in_channels
-    carry_image(head, body_end, quiet)
-    with torch.no_grad():
-        *stages, last = upsampler
-        for stage in stages:
-            assert isinstance(stage, SubpixelUpsample) and isinstance(stage.conv_block, nn.Conv2d)
-            _pass_on(stage.conv_block, channels, stage.scale_factor)
-        assert isinstance(last, nn.Conv2d)
-        last.weight *= quiet
-        _pass_on(last, channels, 1, kept=True)
+    carry_image(head, body_end, head.in_channels, quiet)
+    interpolate_image(upsampler, quiet)
 
 
 @torch.no_grad()
-def carry_image(head: nn.Conv2d, body_end: nn.Conv2d, quiet: float) -> None:
-    """Put channel c of the image into feature c of ``head``, and let ``body_end`` add little to it; arguments above."""
-    channels = head.in_channels
+def carry_image(head: nn.Conv2d, body_end: nn.Conv2d | nn.BatchNorm2d, channels: int, quiet: float) -> None:
+    """Put channel c of what comes in into feature c of ``head``, and let ``body_end`` add little to it.
+
+    Args:
+        head, body_end, quiet: see :func:`start_as_interpolation`; what comes in may be features that carry the image.
+        channels: of the image; c is below it.
+    """
     _pass_on(head, channels, 1)
     body_end.weight[:channels] *= quiet
     body_end.bias[:channels] = 0  # type: ignore[index]
+
+
+@torch.no_grad()
+def interpolate_image(upsampler: nn.Sequential, quiet: float) -> None:
+    """Magnify feature c linearly in every stage, to channel c of the result; see :func:`start_as_interpolation`."""
+    *stages, last = upsampler
+    assert isinstance(last, nn.Conv2d)
+    for stage in stages:
+        assert isinstance(stage, SubpixelUpsample) and isinstance(stage.conv_block, nn.Conv2d)
+        _pass_on(stage.conv_block, last.out_channels, stage.scale_factor)
+    last.weight *= quiet
+    _pass_on(last, last.out_channels, 1, kept=True)
 
 
 def _pass_on(conv: nn.Conv2d, channels: int, factor: int, kept: bool = False) -> None:
