@@ -32,10 +32,9 @@ def test_the_critic_of_figure_3_4_doubles_its_width_where_it_halves_the_image():
         critic = DualConvCritic(patch_size=80)
     convolutions = [layer for layer in critic.features if isinstance(layer, nn.Conv2d)]
     assert [layer.stride[0] for layer in convolutions] == [1, 2] * 4
-    assert [layer.out_channels for layer in convolutions] == [64, 128, 128, 256, 256, 512, 512, 1024]
-    kernels = sum(
-        a * b for a, b in zip((1, 64, 128, 128, 256, 256, 512, 512), (64, 128, 128, 256, 256, 512, 512, 1024))
-    )
+    widths = [64, 128, 128, 256, 256, 512, 512, 1024]
+    assert [layer.out_channels for layer in convolutions] == widths
+    kernels = sum(a * b for a, b in zip([1, *widths[:-1]], widths, strict=True))
     assert parameters(critic) == 9 * kernels + (1024 * 5 * 5 + 1) * 1024 + 1024 + 1
 
 
