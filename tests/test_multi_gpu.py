@@ -178,7 +178,7 @@ def test_two_processes_train_generator_critic_and_average_to_the_weights_of_one(
     train(data, tmp_path / "other", 1, ("adversarial",), **more, seed=1)
     for path in (["network"], ["ema"], ["adversary", "critic"]):
         other = apart(tmp_path / "other", tmp_path / "one", *path)
-        assert other > 0 and apart(tmp_path / "two", tmp_path / "one", *path) < 0.02 * other, path
+        assert other > 0 and apart(tmp_path / "two", tmp_path / "one", *path) < 0.05 * other, path
     best, last = read(tmp_path / "two", "model.pt"), read(tmp_path / "two", "last.pt")
     assert all(torch.equal(value, last["ema"][key]) for key, value in best.items())
     history = last["best"]["history"], read(tmp_path / "one", "last.pt")["best"]["history"]
