@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 from ignite.engine import Engine, Events
-from monai.engines import SupervisedTrainer
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from tqdm import tqdm
 
@@ -34,7 +34,7 @@ class KeepBest:
 
     Args:
         output_dir: folder of the run.
-        network: whose weights are kept, as a plain state dict.
+        network: whose weights are validated and kept, as a plain state dict; it becomes the evaluator's.
         metric: of the evaluator; larger is better.
         enough: a run whose last validations gained less has converged; in the unit of ``metric``.
         writes: False for all processes but one.
@@ -54,7 +54,12 @@ class KeepBest:
         self.best = -math.inf
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._take_place)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def _take_place(self, engine: SupervisedEvaluator) -> None:
+        """What is scored is what is kept, also where that is an average."""
+        engine.network = plain(self.network)
 
     def __call__(self, engine: Engine) -> None:
         value = float(engine.state.metrics[self.metric])
@@ -95,7 +100,7 @@ class KeepLast(KeepBest):
 
 
 class StopAtNaN:
-    """Handler of the trainer: stop where the loss is not finite, and name the batch.
+    """Handler of the trainer: stop where the loss, or that of a critic beside it, is not finite, and name the batch.
 
     The losses are looked at every ``interval`` steps and before each validation, so that an accelerator need not wait.
 
@@ -112,7 +117,7 @@ class StopAtNaN:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        self._losses.append(_loss(engine))
+        self._losses.append(_loss(engine) + _critic_loss(engine))
         before_validation = engine.state.iteration % epoch_length(engine) == 0
         if before_validation or len(self._losses) >= self.interval:
             self.check(engine.state.iteration)
@@ -226,9 +231,16 @@ class ShowProgress:
 
 
 def _loss(engine: Engine) -> torch.Tensor:
+    return torch.as_tensor(_output(engine)["loss"]).detach()
+
+
+def _critic_loss(engine: Engine) -> torch.Tensor:
+    return torch.as_tensor(_output(engine).get("critic_loss", 0.0)).detach()
+
+
+def _output(engine: Engine) -> Any:
     output: Any = engine.state.output
-    loss = output[0]["loss"] if isinstance(output, list) else output["loss"]  # a list where the batch was decollated
-    return torch.as_tensor(loss).detach()
+    return output[0] if isinstance(output, list) else output  # a list where the batch was decollated
 
 
 def _mean_over_processes(value: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,7 @@ class PlaneInferer(Inferer):
             raise ValueError(f"tile: must be at least {2 * overlap}, twice the overlap, got {tile}; enlarge it")
         if consistency_bound is not None and not consistency_bound > 0:
             raise ValueError(f"consistency_bound: must be above 0, got {consistency_bound}; 0.001 is a good start")
-        _check_amp_dtype(amp_dtype)
+        check_amp_dtype(amp_dtype)
         self.factors, self.batch_size, self.memory_mb = both_factors(scale), batch_size, memory_mb
         self.tile, self.overlap, self.self_ensemble = tile, overlap, as_flag(self_ensemble, "self_ensemble")
         self.consistency_bound, self.amp_dtype = consistency_bound, amp_dtype
@@ -293,7 +293,7 @@ class AutocastInferer(SimpleInferer):
 
     def __init__(self, amp_dtype: str | None = None, batch_size: int | None = None) -> None:
         super().__init__()
-        _check_amp_dtype(amp_dtype)
+        check_amp_dtype(amp_dtype)
         self.enabled, self.batch_size = amp_dtype is not None, batch_size
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -305,7 +305,8 @@ class AutocastInferer(SimpleInferer):
         return torch.cat([image.float() for image in found])
 
 
-def _check_amp_dtype(amp_dtype: str | None) -> None:
+def check_amp_dtype(amp_dtype: str | None) -> None:
+    """Raise ``ValueError`` where ``amp_dtype`` is no mixed precision that networks here bear."""
     if amp_dtype not in (None, "bfloat16"):
         raise ValueError(f"amp_dtype: must be null or bfloat16, got {amp_dtype}; float16 overflows in Swin layers")
 

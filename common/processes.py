@@ -1,15 +1,16 @@
-"""Several processes, started by torchrun on one machine or many, at one worklist."""
+"""Several processes, started by torchrun on one machine or many: at one worklist, or at one batch."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn as nn
 from monai.data import Dataset, DistributedSampler
 
 from .errors import exits_on_mistake
@@ -48,6 +49,46 @@ def share_validation(dataset: Dataset) -> DistributedSampler:
             "labels); pass a smaller --nproc_per_node, or add validation patients"
         )
     return DistributedSampler(dataset, even_divisible=False, shuffle=False)
+
+
+def several() -> bool:
+    """Whether this process trains together with others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def mean_over_all(values: torch.Tensor) -> torch.Tensor:
+    """Mean over the equal shares of all processes; gradients, once averaged over them, are those of the whole batch."""
+    mean = values.mean()
+    if not several():
+        return mean
+    from torch.distributed.nn.functional import all_reduce  # is not in every build of PyTorch
+
+    return torch.as_tensor(all_reduce(mean) / dist.get_world_size())
+
+
+def draw_for_all(count: int, device: torch.device) -> torch.Tensor:
+    """The ``count`` uniform draws in [0, 1) of this process, out of those that the first one makes for all."""
+    if not several():
+        return torch.rand(count, device=device)
+    drawn = torch.rand(count * dist.get_world_size(), device=device)
+    dist.broadcast(drawn, 0)
+    return drawn[count * dist.get_rank() :][:count]
+
+
+def share_weights(module: nn.Module) -> None:
+    """Give all processes the parameters and buffers of the first."""
+    if several():
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Mean over the processes, after the backward pass: for what DistributedDataParallel cannot hold."""
+    if several():
+        for parameter in parameters:
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= dist.get_world_size()
 
 
 @contextmanager

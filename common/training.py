@@ -49,7 +49,7 @@ class TrainingState:
 
     Args:
         output_dir: folder of the run.
-        parts: what has a state: network, optimizer, scheduler, :class:`KeepBest`.
+        parts: what has a state: network, optimizer, scheduler, :class:`KeepBest`, adversary; None is left out.
         batches: told at which step to begin.
         minutes: stop after so many, with the state written; None to go on to the end.
         seed: of noise and dropout in each step.
@@ -68,7 +68,7 @@ class TrainingState:
         discard: DiscardLargeLoss | None = None,
     ) -> None:
         self.path, self.batches, self.guard = Path(output_dir) / LAST, batches, StopAtNaN(batches)
-        self.parts = {name: plain(part) for name, part in parts.items()}
+        self.parts = {name: plain(part) for name, part in parts.items() if part is not None}
         self.discard = discard
         if discard is not None:
             self.parts["discard"] = discard

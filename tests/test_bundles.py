@@ -91,12 +91,15 @@ def test_train_and_inference_define_the_same_network(bundle):
 
 
 def misspelt(overlay: dict, base: ConfigParser) -> list[str]:
-    """Keys of an overlay that would do nothing: a path that the base has not, a new name that nothing refers to."""
+    """Keys of an overlay that would do nothing: a path that the base has not, a new name that nothing refers to.
+
+    A ``+`` before a path adds to what is there.
+    """
     used = set(re.findall(r"@(\w+)", json.dumps(overlay))) | {"initialize", "run", "finalize"}
-    return [key for key in overlay if key not in base and ("#" in key or key not in used)]
+    return [key for key in overlay if key.removeprefix("+") not in base and ("#" in key or key not in used)]
 
 
-@pytest.mark.parametrize("key", ["network_def#grops", "blocks#size", "pictres"])
+@pytest.mark.parametrize("key", ["network_def#grops", "+network_def#grops", "blocks#size", "pictres"])
 def test_a_misspelt_key_of_an_overlay_is_found(key):
     base = ConfigParser({"network_def": {"groups": 4}})
     assert misspelt({"network_def#groups": 8, "pictures": True, "run": ["$@pictures"], key: 1}, base) == [key]
@@ -108,6 +111,7 @@ OVER = {  # what an overlay lies over; by default train where its name begins so
     "full": ["train", "inference"],
     "smoke": ["train", "inference"],
     "paper": ["train", "inference"],
+    "adversarial": ["train"],
     "finetune": ["train"],
     "transfer": ["train"],
     "narrow": ["train", "inference"],
@@ -316,6 +320,15 @@ def test_packed_it_trains_infers_and_evaluates_by_its_own_code(bundle, phantoms,
     assert [path.suffix for path in sorted((tmp_path / "out").iterdir())] == [".jsonl", ".gz"]
     start(root, phantoms, tmp_path / "scores", "inference", "evaluate", ckpt_path=weights)
     assert (tmp_path / "scores" / "summary.json").is_file()
+
+
+@each_sr_bundle
+def test_it_trains_on_against_a_critic(bundle, phantoms, tmp_path):
+    settings = {**STEPS, "steps": 1, "perceptual": "l1", "ckpt_path": ""}
+    workflow = start(bundle, phantoms, tmp_path, "train", "adversarial", **settings)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["step"] == 1 and state["adversary"]["optimizer"]["state"][0]["step"] == 1
+    assert workflow.parser.get_parsed_content("validate#best").history == state["best"]["history"]
 
 
 @each_sr_bundle

@@ -113,7 +113,9 @@ def test_every_option_in_the_readme_is_a_setting_of_the_config():
     settings = json.loads(INFERENCE.read_text())
     options = re.findall(r"^\| `--(\w+)`", README, flags=re.MULTILINE)
     assert len(options) >= 8 and set(options) <= set(settings)
-    configs = (json.loads(INFERENCE.with_name(f"{name}.json").read_text()) for name in ("train", "finetune"))
+    configs = (
+        json.loads(INFERENCE.with_name(f"{name}.json").read_text()) for name in ("train", "finetune", "adversarial")
+    )
     train = ConfigParser(reduce(operator.or_, configs))
     rows = re.findall(r"^\| (`[a-z_#`, ]+`) \|", README.split("## Train on your data")[1], flags=re.MULTILINE)
     named = [name for row in rows for name in re.findall(r"`([a-z_#]+)`", row)]
@@ -138,6 +140,7 @@ def test_the_python_commands_of_the_readme_run(command, image, archive, unet, tm
         "runs/mine": str(tmp_path / "run"),
         "runs/mine/model.pt": str(INFERENCE.parent.parent / "models" / "model.pt"),
         "runs/finetuned": str(tmp_path / "finetuned"),
+        "runs/gan": str(tmp_path / "gan"),
         "dist": str(tmp_path / "dist"),
         "file:///path/to/rdst_v0.1.0.zip": archive.as_uri(),
         ".": str(tmp_path / "bundles"),

@@ -160,6 +160,31 @@ def test_two_processes_fine_tune_to_the_weights_of_one(data, two, tmp_path):
     assert distance(tmp_path / "two", tmp_path / "one") <= 1e-5
 
 
+def apart(first: Path, second: Path, *path: str) -> float:
+    """Mean difference of the tensors of a part of two last states."""
+    a, b = (read(output, "last.pt") for output in (first, second))
+    for name in path:
+        a, b = a[name], b[name]
+    total = sum(float((a[key] - b[key]).abs().sum()) for key in a)
+    return total / sum(value.numel() for value in a.values())
+
+
+@pytest.mark.parametrize("kind", ["wgan_gp", "relativistic"])
+def test_two_processes_train_generator_critic_and_average_to_the_weights_of_one(kind, data, two, tmp_path):
+    more = {"adversary_kind": kind, "adversarial_weight": 1.0, "perceptual": "l1", "critic_learning_rate": 1e-3}
+    more |= {"ema_momentum": 0.3, "ckpt_path": two / "model.pt"}
+    train(data, tmp_path / "two", 2, ("adversarial",), **more)
+    train(data, tmp_path / "one", 1, ("adversarial",), **more)
+    train(data, tmp_path / "other", 1, ("adversarial",), **more, seed=1)
+    for path in (["network"], ["ema"], ["adversary", "critic"]):
+        other = apart(tmp_path / "other", tmp_path / "one", *path)
+        assert other > 0 and apart(tmp_path / "two", tmp_path / "one", *path) < 0.05 * other, path
+    best, last = read(tmp_path / "two", "model.pt"), read(tmp_path / "two", "last.pt")
+    assert all(torch.equal(value, last["ema"][key]) for key, value in best.items())
+    history = last["best"]["history"], read(tmp_path / "one", "last.pt")["best"]["history"]
+    assert [score for _, score in history[0]] == pytest.approx([score for _, score in history[1]], abs=0.1)  # dB
+
+
 def labelled(folder: Path, volumes: int) -> Path:
     """A datalist of so many volumes for validation, and one for training."""
     items = {"training": [], "validation": []}

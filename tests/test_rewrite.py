@@ -63,6 +63,10 @@ def test_what_reaches_out_of_the_bundle_is_refused(source, depth):
     ("before", "after"),
     [
         ({"_target_": "common.run.run_cases"}, {"_target_": f"{NEW}.common.run.run_cases"}),
+        (
+            {"validate#best#_target_": "common.handlers.KeepLast"},
+            {"validate#best#_target_": f"{NEW}.common.handlers.KeepLast"},
+        ),
         ({"_target_": "bundles.rdst.network.RDST"}, {"_target_": f"{NEW}.network.RDST"}),
         (
             {"_target_": "Compose", "a": [{"_target_": "common.x.Y"}]},

@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
 
+from common.blocks.discriminators import Critic
 from common.data.scales import SCALES, VAL_SCALES, ScaledBatches, spread_scales
 from common.handlers import DiscardLargeLoss
 from common.transforms.degradation import DegradeBatch
@@ -107,6 +108,18 @@ def test_lr_and_hr_patches_have_the_sizes_of_equation_4_18_at_every_scale(patch)
         assert list(low.shape[2:]) == [size for size, _ in expected]
         assert list(high.shape[2:]) == told["size"] == [size for _, size in expected]
         assert told["scale"] == list(factors)
+
+
+def test_a_critic_takes_the_patches_of_every_scale_where_they_are_a_multiple_of_16():
+    def judge(patch: int, factors: tuple[float, float]) -> torch.Size:
+        critic = Critic(patch_size=patch, widths=[1] * 8, hidden=1)
+        batch = ScaledBatches(PLANES, patch, 2, scales=[1]).batch(0) | {"scale": factors}
+        return critic(DegradeBatch(scale=None)(batch, "cpu", False)[1]).shape
+
+    for factors in [(s, s) for s in SCALES] + [(1.7, 3.3), (4.0, 1.1)]:
+        assert judge(96, factors) == judge(64, factors) == (2, 1)
+    with pytest.raises(ValueError, match=r"97 to 112 x 97 to 112 pixels, got 94 x 94; .* several scales a multiple of"):
+        judge(97, (3.9, 3.9))
 
 
 @pytest.mark.parametrize(

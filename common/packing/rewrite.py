@@ -83,7 +83,7 @@ def rewrite_config(config: Any, bundle: str, package: str, name: str) -> Any:
 def _rewrite_value(key: str, value: Any, bundle: str, package: str, name: str) -> Any:
     if not isinstance(value, str):
         return rewrite_config(value, bundle, package, name) if isinstance(value, (dict, list)) else value
-    if key == "_target_" and value.split(".")[0] in ("common", "bundles"):
+    if key.split("#")[-1] == "_target_" and value.split(".")[0] in ("common", "bundles"):
         new = _renamed(value, bundle, package)
     elif value.startswith("$"):
         new = _rewrite_expression(value, bundle, package)
