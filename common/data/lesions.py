@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ..errors import exits_on_mistake
 from ..transforms.centre import plain_tensor
-from ..transforms.lesion import region_box
+from ..transforms.lesion import check_region, region_box
 from .labels import LabelScheme
 from .patches import KEY
 
@@ -43,8 +43,10 @@ def planes_with_lesion(
         region_size: height and width that must fit into each of them; None for any.
 
     Raises:
-        ValueError: no plane of an image has a lesion, or one is smaller than the region.
+        ValueError: no plane of an image has a lesion, one is smaller than the region, or that is no pair of sizes.
     """
+    if region_size is not None:
+        check_region(region_size, 1)
     wanted, found = torch.tensor(list(lesion)), []
     images: dict[str, bool] = {}
     for plane in planes:

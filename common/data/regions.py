@@ -1,7 +1,7 @@
 """Training on regions: the patch of each plane is its region, always at the same place.
 
-Zhu, dissertation, section 3.2.2 with equations 3.9 and 3.10, and section 3.3.1: regions are fed whole, no patch is drawn
-at random. Where they lie is found once, before the training. Written from the paper.
+Zhu, dissertation, section 3.2.2 with equations 3.9 and 3.10, and section 3.3.1: regions are fed whole, no patch is
+drawn at random. Where they lie is found once, before the training. Written from the paper.
 """
 
 from __future__ import annotations
@@ -136,9 +136,9 @@ class FocusedBatches(PatchBatches):
     :class:`common.transforms.degradation.DegradeBatch` makes LR of them, so that both show the same region.
 
     Args:
-        planes, focus: see :func:`cut_to_regions`; of the mode off, patches of the size of the region come from anywhere.
+        planes, focus: see :func:`cut_to_regions`; in the mode off, patches of that size come from anywhere.
         batch_size, seed, augment, device, rank, world_size: see :class:`PatchBatches`; regions that are not square are
-            flipped and not transposed.
+            flipped, not transposed.
 
     Raises:
         ValueError: see :func:`cut_to_regions` and :class:`PatchBatches`.

@@ -81,10 +81,10 @@ def placed_inside(centre: Sequence[float], name: str = "image") -> tuple[float, 
 
 
 class CentreBatch(LabelledBatch):
-    """``prepare_batch`` of a detector's trainer: planes with a mask of the lesion as last channel to images and centres.
+    """``prepare_batch`` of a detector's trainer: planes with a mask of the lesion to images and centres.
 
-    Arguments are those of :class:`LabelledBatch`, which moves the mask along. A plane that would lose its lesion stays
-    as it is.
+    The mask is the last channel. Arguments are those of :class:`LabelledBatch`, which moves it along. A plane that
+    would lose its lesion stays as it is.
     """
 
     def __call__(

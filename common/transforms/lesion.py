@@ -1,7 +1,7 @@
 """Lesion focus: crops of LR and HR at the same place, around the centre of a lesion.
 
-Zhu, dissertation, section 3.2.2 with equation 3.7: both crops show one region, of a size that is set beforehand. Centres
-are those of :mod:`common.transforms.centre`. Written from the paper.
+Zhu, dissertation, section 3.2.2 with equation 3.7: both crops show one region, of a size that is set beforehand.
+Centres are those of :mod:`common.transforms.centre`. Written from the paper.
 """
 
 from __future__ import annotations
