@@ -126,8 +126,19 @@ def phantoms(tmp_path_factory):
 
 def start(phantoms, out, *overlays, **overrides) -> ConfigWorkflow:
     files = [str(CONFIGS / f"{name}.json") for name in ("train_detector", *overlays)]
-    settings = {"bundle_root": str(CONFIGS.parent), "dataset_dir": str(phantoms), "output_dir": str(out), "device": "cpu"}
-    settings |= {"datalist": str(phantoms / "datalist.json"), "region_size": [24, 16], "epochs": 2, "batch_size": 4, "min_foreground": 0}
+    settings = {
+        "bundle_root": str(CONFIGS.parent),
+        "dataset_dir": str(phantoms),
+        "output_dir": str(out),
+        "device": "cpu",
+    }
+    settings |= {
+        "datalist": str(phantoms / "datalist.json"),
+        "region_size": [24, 16],
+        "epochs": 2,
+        "batch_size": 4,
+        "min_foreground": 0,
+    }
     workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **{**settings, **TINY, **overrides})
     workflow.initialize()
     workflow.run()

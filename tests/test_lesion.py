@@ -48,7 +48,9 @@ def test_a_region_lies_around_its_centre_inside_the_image(centre, multiple, box)
 
 def test_a_region_may_fill_the_image_and_not_more():
     assert region_box((0.9, 0.1), (40, 80), (40, 80), 4) == (0, 0)
-    with pytest.raises(ValueError, match=r"a\.nii: the region of 40 x 81 HR pixels must fit .*, got 100 x 80; pass a sm"):
+    with pytest.raises(
+        ValueError, match=r"a\.nii: the region of 40 x 81 HR pixels must fit .*, got 100 x 80; pass a sm"
+    ):
         region_box((0.5, 0.5), (100, 80), (40, 81), name="a.nii")
 
 
@@ -108,6 +110,7 @@ def test_labels_say_where_the_region_is_on_either_grid():
     assert cut["mask"].shape == (1, 16, 16) and (cut["mask"] > 0).sum() == 24
     low_mask = torch.zeros(1, 20, 15)
     low_mask[:, 11, 5] = 1
+    crop = CropToLesiond(size=(16, 16), scale=4, mode="labels")
     assert crop({**data, "mask": low_mask})["region"] == crop({**data, "mask": mask_at(43, 20)})["region"]
 
 
@@ -136,7 +139,11 @@ def test_a_centre_outside_is_moved_to_the_edge_with_a_warning():
     ("settings", "data", "match"),
     [
         ({"mode": "labels"}, {}, "image: must have labels under mask, .*got none; add them"),
-        ({"mode": "labels"}, {"mask": torch.zeros(1, 80, 60)}, "image: must have a labelled pixel.*leave the plane out"),
+        (
+            {"mode": "labels"},
+            {"mask": torch.zeros(1, 80, 60)},
+            "image: must have a labelled pixel.*leave the plane out",
+        ),
         ({"size": (84, 16)}, {}, "image: the region of 84 x 16 HR pixels must fit into the image, got 80 x 60"),
         ({}, {"label": ramp(81, 60)}, r"image: label must have 4 times the pixels of image, got \(81, 60\) and"),
     ],
@@ -152,7 +159,10 @@ def test_images_that_cannot_be_cropped_are_refused(settings, data, match):
     [
         ({"mode": "on"}, "mode: must be one of detector, labels, off, got on"),
         ({}, "mode: detector must come with a trained one, got none; pass --detector_path"),
-        ({"mode": "off", "size": (80, 82)}, r"size: must be height and width .*, multiples of 4 at scale 4, got \(80, 82"),
+        (
+            {"mode": "off", "size": (80, 82)},
+            r"size: must be height and width .*, multiples of 4 at scale 4, got \(80, 82",
+        ),
         ({"mode": "off", "size": (80, 82), "scale": 2.5}, "multiples of 5 at scale 2.5"),
         ({"mode": "off", "size": 80}, "size: must be height and width"),
         ({"mode": "off", "scale": 0.5}, "scale: must be at least 1 and a fraction"),
@@ -175,7 +185,9 @@ def test_the_centre_is_the_mean_place_of_all_labelled_pixels():
     assert label_centre(mask) == pytest.approx((4.5 / 10, 5.5 / 20))
     weights = torch.zeros(2, 1, 4, 4)
     weights[0, 0, 0, 0], weights[0, 0, 2, 0] = 1, 3
-    assert mask_centres(weights)[0].tolist() == pytest.approx([2 / 4, 0.5 / 4]) and mask_centres(weights)[1].isnan().all()
+    assert (
+        mask_centres(weights)[0].tolist() == pytest.approx([2 / 4, 0.5 / 4]) and mask_centres(weights)[1].isnan().all()
+    )
 
 
 def bright(count: int) -> torch.Tensor:
