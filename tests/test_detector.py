@@ -182,6 +182,11 @@ def test_one_class_can_be_the_lesion(phantoms, tmp_path):
     assert int(plane[-1].sum()) == 4 * 6 and set(plane[-1].unique().tolist()) == {0, 1}
 
 
+def test_the_overlay_for_cardiac_mr_trains(phantoms, tmp_path):
+    start(phantoms, tmp_path, "train_detector_acdc", steps=2, val_interval=2)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 2
+
+
 def test_regions_are_those_of_the_paper_and_overlays_set_what_is_there():
     base = ConfigParser(json.loads((CONFIGS / "train_detector.json").read_text()))
     sizes = {}
