@@ -13,8 +13,10 @@ import torch
 import torch.nn as nn
 
 from .blocks.autoencoder import PerceptualEncoder
+from .blocks.detector import LesionDetector
 from .blocks.unet import SegmentationUNet
 from .blocks.vgg import VGG
+from .errors import exits_on_mistake
 from .io.archive import sha256
 from .weights import read_state
 
@@ -25,7 +27,8 @@ FILES = {
 }
 REMEDY = "pass --unet_path FILE: weights that bundles/segmentation_unet trained, on these or on other images"
 BLOCK = re.compile(r"encoder\.(?:1\.1|[2-4])\.(\d+)\.conv1\.weight")
-
+LEVEL = re.compile(r"body\.\d\.0\.layers\.0\.weight")
+LAYER = re.compile(r"tail\.\d+\.weight")
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -108,6 +111,35 @@ def load_encoder(path: str | os.PathLike[str] | None, in_channels: int = 1) -> P
     return freeze(encoder)
 
 
+def load_detector(path: str | os.PathLike[str] | None, in_channels: int | None = None) -> LesionDetector:
+    """A frozen :class:`LesionDetector` with the weights in a file, which also tell its channels, sizes and widths.
+
+    Args:
+        path: file of its state dict, in single or half precision.
+        in_channels: that it must take; None for any number.
+
+    Raises:
+        ValueError: no file, one of another network, or one for other channels.
+    """
+    remedy = "train one by train_detector.json and pass it by --detector_path FILE"
+    state = read_named(path, f"detector_path: must be the file of a trained lesion detector, got {path}; {remedy}")
+    demand = f"{path}: must hold the weights of a lesion detector"
+    levels = sorted(key for key in state if LEVEL.fullmatch(key))
+    layers = sorted((key for key in state if LAYER.fullmatch(key)), key=lambda key: int(key.split(".")[1]))
+    size = state.get("input_size")
+    if size is None or size.shape != (2,) or not levels or not layers or state[levels[0]].dim() != 4:
+        raise ValueError(f"{demand}, got {next(iter(state), 'nothing')} first; {remedy}")
+    channels, (widths, nodes) = state[levels[0]].shape[1], ([len(state[k]) for k in keys] for keys in (levels, layers))
+    if in_channels is not None and channels != in_channels:
+        raise ValueError(f"{path}: the detector must have in_channels {in_channels}, got {channels}; {remedy}")
+    try:
+        detector = LesionDetector(channels, [int(n) for n in size], widths, nodes[:-1])
+    except ValueError as error:
+        raise ValueError(f"{demand}, got input_size {size.tolist()} of {len(widths)} levels; {remedy}") from error
+    fill(detector, state, demand, remedy)
+    return freeze(detector)
+
+
 def read_named(path: str | os.PathLike[str] | None, missing: str) -> dict[str, torch.Tensor]:
     """The state dict in a file; ``missing`` is the complaint where there is no file."""
     if not path or not Path(path).is_file():
@@ -129,3 +161,6 @@ def fill(network: nn.Module, state: Mapping[str, torch.Tensor], demand: str, rem
             shapes = f"{tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
             raise ValueError(f"{demand}, got {key} of shape {shapes}; {remedy}")
     network.load_state_dict(state)
+
+
+load_detector_or_exit = exits_on_mistake(load_detector)

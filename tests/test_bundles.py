@@ -119,6 +119,11 @@ OVER = {  # what an overlay lies over; by default train where its name begins so
     "evaluate_segmentation": ["evaluate"],
     "evaluate_features": ["evaluate"],
     "evaluate_scales": ["evaluate"],
+    "train_detector_acdc": ["train_detector"],
+    "evaluate_detector": ["train_detector"],
+    "region_brats": ["train_detector"],
+    "region_lge": ["train_detector"],
+    "region_dt": ["train_detector"],
     "paper_chapter3": ["train + evaluate"],
     "paper_chapter4": ["train + evaluate"],
     "paper_chapter5": ["train + evaluate"],
@@ -130,6 +135,7 @@ def test_every_path_of_an_overlay_exists(bundle):
     train, inference, evaluate = (read(bundle / "configs" / f"{n}.json") for n in ("train", "inference", "evaluate"))
     bases = {"train": train, "inference": inference, "evaluate": inference | evaluate}
     bases["train + evaluate"] = inference | evaluate | train  # for either; a knob of the other one does nothing
+    bases |= {path.stem: read(path) for path in (bundle / "configs").glob("train_detector.json")}  # where there is one
     for path in sorted((bundle / "configs").glob("*.json")):
         if path.stem in ("train", "inference", "metadata"):
             continue

@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from common.blocks.detector import LesionDetector
 from common.blocks.unet import SegmentationUNet
 from common.data.patches import PatchBatches
 from common.losses.segmentation import TERMS, segmentation_loss
@@ -72,3 +73,13 @@ def test_each_term_of_the_segmentation_loss_is_that_of_the_cpu(term):
     with torch.autocast("cuda", dtype=torch.bfloat16):
         found = segmentation_loss(unet.cuda(), term).cuda()(sr.cuda(), hr.cuda())
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-2, atol=1e-4)
+
+
+def test_a_lesion_detector_finds_the_same_centre_in_bfloat16():
+    torch.manual_seed(0)
+    detector, image = LesionDetector(1, (32, 32), widths=(2, 4), hidden=(4,)).eval(), torch.rand(2, 1, 60, 50)
+    with torch.no_grad():
+        expected = detector(image)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            found = detector.cuda()(image.cuda())
+    torch.testing.assert_close(found.cpu(), expected, atol=0.01, rtol=0)
