@@ -114,6 +114,8 @@ OVER = {  # what an overlay lies over; by default train where its name begins so
     "evaluate_segmentation": ["evaluate"],
     "evaluate_features": ["evaluate"],
     "evaluate_scales": ["evaluate"],
+    "evaluate_region": ["evaluate"],
+    "evaluate_baselines": ["evaluate"],
     "paper_chapter3": ["train + evaluate"],
     "paper_chapter4": ["train + evaluate"],
     "paper_chapter5": ["train + evaluate"],
