@@ -30,12 +30,12 @@ def draw_maps(
     from matplotlib.figure import Figure
 
     count = len(planes)
-    figure = Figure((SIDE * len(MAPS) + 1, SIDE * (count + bool(profile))), dpi=DPI, layout="constrained")
+    figure = Figure((SIDE * len(MAPS) + 1, SIDE * (count + bool(profile))), dpi=DPI, layout="compressed")
     FigureCanvasAgg(figure)  # needs no display
     grid = figure.add_gridspec(count + bool(profile), len(MAPS))
     reference = next(iter(planes.values()))
     for column, (name, (heading, unit)) in enumerate(MAPS.items()):
-        low, high = (-90.0, 90.0) if name in ANGLES else (0.0, _top(reference[name]))
+        low, high = (-90.0, 90.0) if name in ANGLES else (0.0, 1.0 if name == "fa" else _top(reference[name]))
         places = [figure.add_subplot(grid[row, column]) for row in range(count)]
         for place, (method, maps) in zip(places, planes.items(), strict=True):
             shown = place.imshow(_cut(maps[name]).T, COLOURS[name], vmin=low, vmax=high, origin="lower")
@@ -57,7 +57,7 @@ def _draw_profile(axes: Any, profile: Mapping[str, Sequence[float | None]]) -> N
 
 
 def _top(plane: np.ndarray) -> float:
-    return float(np.nanquantile(plane, 0.98)) or 1.0
+    return 1.2 * float(np.nanquantile(plane, 0.98)) or 1.0
 
 
 def _cut(plane: np.ndarray) -> np.ndarray:
