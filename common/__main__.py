@@ -12,6 +12,7 @@ import fire
 from .compare import compare
 from .data.layouts import datalist
 from .demo import demo
+from .diffusion_maps import diffusion
 from .errors import exits_on_mistake
 from .info import info
 from .new import new
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "datalist": datalist,
     "profile": profile,
     "compare": compare,
+    "diffusion": diffusion,
     "new": new,
     "pack": pack,
     "pack-all": pack_all,

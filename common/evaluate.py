@@ -9,7 +9,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from monai.inferers import Inferer
 
+from .baselines import further_baselines
 from .blocks.upsample import Bicubic
 from .config import check_settings, config_sha256
 from .data.items import Item, paths_of
@@ -29,7 +30,21 @@ from .metrics import METRICS, consistency, score, to_unit
 from .picture import draw_comparison
 from .protocol import Pair, Preprocessing, Protocol, make_pair, told_planes
 from .run import writable
-from .tables import BICUBIC, COLUMNS, HR, SEGMENTATION, Row, by_patient, markdown, mean, summarise, write_tables
+from .tables import (
+    BICUBIC,
+    COLUMNS,
+    HR,
+    REFERENCES,
+    REGION_PATIENTS,
+    REGION_SLICES,
+    SEGMENTATION,
+    Row,
+    by_patient,
+    markdown,
+    mean,
+    summarise,
+    write_tables,
+)
 
 logger = logging.getLogger("common.evaluate")
 R = TypeVar("R")
@@ -61,13 +76,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Bicubic and one other method on a list of images.
+    """Bicubic, perhaps other baselines, and one other method on a list of images.
 
     Attributes:
         items: of :func:`common.data.items.read_splits`.
         preprocessing: from the path under ``image`` to a normalised image with its record.
         protocol: how images become scores.
-        methods: bicubic first; none where judges alone look at HR.
+        methods: bicubic first, the one that is judged last; none where judges alone look at HR.
         judges: look at HR and at the results beside the metrics.
     """
 
@@ -105,7 +120,7 @@ class Evaluation:
         return self.score_pair(item, make_pair(item, self.preprocessing, self.protocol))
 
     def score_pair(self, item: Item, pair: Pair) -> tuple[list[Row], list[list[Any]]]:
-        """Rows of all planes of an image by both methods, and what each judge found on HR and on theirs.
+        """Rows of all planes of an image by all methods, and what each judge found on HR and on theirs.
 
         One method's volume is in memory at a time.
         """
@@ -144,7 +159,7 @@ class Evaluation:
         pair = make_pair(item, self.preprocessing, self.protocol)
         number = pair.planes.index(row.plane)
         low = pair.low[number : number + 1]
-        bicubic, sr = (method(low, pair.case)[0] for method in self.methods)
+        bicubic, sr = (method(low, pair.case)[0] for method in (self.methods[0], self.methods[-1]))
         images = low[0], bicubic, sr, pair.high[number]
         titles = [
             f"{case} slice by PSNR of {row.method}: {row.patient}, {Path(row.image).name}, plane {row.plane}",
@@ -169,6 +184,7 @@ def evaluate(
     pictures: bool = True,
     weights_sha256: str | None = None,
     judges: Sequence[Judge] = (),
+    baselines: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score ``network`` and bicubic on all ``items``; write tables and pictures into ``output_dir``.
 
@@ -185,18 +201,23 @@ def evaluate(
         pictures: whether to draw the three slices.
         weights_sha256: recorded.
         judges: see :mod:`common.judges`; each adds its tables.
+        baselines: further rows, by their names in :data:`common.baselines.BASELINES`.
 
     Returns:
         What ``summary.json`` says; in other processes than the first, nothing.
 
     Raises:
+        ValueError: an argument is wrong, or what a baseline needs is not installed.
         SystemExit: the folder cannot be written, or an image failed; the message names it and why. The others are done.
     """
     check_settings()
     check_method(method, inferer)
     pictures = as_flag(pictures, "pictures")
+    others = further_baselines(baselines, protocol.scale)
     folder, device = writable(output_dir), torch.device(device)
-    methods = baseline(protocol, inferer, device), Method(method, network, inferer, device)
+    bicubic = baseline(protocol, inferer, device)
+    further = (replace(bicubic, name=name, network=other) for name, other in others.items())
+    methods = bicubic, *further, Method(method, network, inferer, device)
     evaluation = Evaluation(items, preprocessing, protocol, methods, judges)
     results = run_all(evaluation.run)
     if results is None:
@@ -206,9 +227,9 @@ def evaluate(
 
 
 def check_method(method: str, inferer: PlaneInferer) -> None:
-    """Raise ``ValueError`` where the network has the name of the baseline, or a spacing would say how large it is."""
-    if method == BICUBIC:
-        raise ValueError(f"method: must not be {BICUBIC}, which is the name of the baseline; choose another")
+    """Raise ``ValueError`` where the network has the name of a baseline, or a spacing would say how large it is."""
+    if method in REFERENCES:
+        raise ValueError(f"method: must not be {method}, which is the name of a baseline; choose another")
     asked = inferer.magnification.target_spacing if isinstance(inferer, AnyScaleInferer) else None
     if asked is not None:
         raise ValueError(
@@ -283,7 +304,8 @@ def _conclude(
         text += (
             f"\nData range: {summary['data_range']}. {' '.join(f'{note}.' for note in _blanks(rows))}".rstrip() + "\n"
         )
-        (folder / SEGMENTATION).unlink(missing_ok=True)  # of an earlier evaluation
+        for name in (SEGMENTATION, REGION_SLICES, REGION_PATIENTS):  # of an earlier evaluation
+            (folder / name).unlink(missing_ok=True)
         for number, judge in enumerate(evaluation.judges):
             more, table = hear(judge, number, results, folder)
             summary |= more

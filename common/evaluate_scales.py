@@ -109,6 +109,7 @@ def evaluate_scales(
     curves: bool = True,
     weights_sha256: str | None = None,
     judges: Sequence[Judge] = (),
+    baselines: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score ``network`` and bicubic on all ``items`` at all ``scales``; write tables and curves into ``output_dir``.
 
@@ -128,6 +129,7 @@ def evaluate_scales(
         curves: whether to draw ``scales.png``, which needs matplotlib.
         weights_sha256: recorded.
         judges: see :mod:`common.judges`; of features alone, as labels would not fit a truth that is reduced.
+        baselines: none but bicubic here.
 
     Returns:
         What ``scales.json`` says; in other processes than the first, nothing.
@@ -139,6 +141,8 @@ def evaluate_scales(
     check_settings()
     check_method(method, inferer)
     _check_judges(judges)
+    if baselines:
+        raise ValueError(f"baselines: must be none over scales, got {list(baselines)}; leave them out")
     tasks, curves = check_tasks(tasks), as_flag(curves, "curves")
     if curves:
         need_matplotlib()
@@ -178,7 +182,7 @@ def _check_judges(judges: Sequence[Judge]) -> None:
     for judge in judges:
         if not isinstance(judge, FeatureJudge):
             raise ValueError(
-                f"judges: must be of features, got {type(judge).__name__}; leave evaluate_segmentation.json out"
+                f"judges: must be of features, got {type(judge).__name__}; leave the overlay that needs labels out"
             )
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation looks at beside its metrics: segmentation, features. Each judge sees HR, bicubic and SR."""
+"""What an evaluation looks at beside its metrics: segmentation, features, regions; each judge sees HR and results."""
 
 from __future__ import annotations
 

@@ -144,11 +144,9 @@ class Truth:
     def pair(self, protocol: Protocol) -> Pair:
         """HR planes at the scale of ``protocol``, and LR planes that follow from them; errors are those of ``cut``."""
         high = self.cut(protocol)
-        low = protocol.degradation(high, protocol.factors)
-        if protocol.degradation.noise_std > 0:
-            name = f"{self.item['patient']}/{Path(paths_of(self.item)[0]).name}"
-            draw = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-            low = low + torch.randn(low.shape, generator=draw) * protocol.degradation.noise_std
+        name = f"{self.item['patient']}/{Path(paths_of(self.item)[0]).name}"
+        draw = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        low = protocol.degradation.with_noise(protocol.degradation(high, protocol.factors), draw)
         crop = protocol.crop or self.item.get("crop")
         return Pair(low, high, self.planes, self.limits, self.case, self.size, crop, protocol.factors)
 

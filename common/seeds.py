@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .metadata import read_json
-from .tables import BICUBIC, HR, PATIENTS, SEGMENTATION
+from .tables import BICUBIC, HR, PATIENTS, REFERENCES, SEGMENTATION
 
-REFERENCES = (BICUBIC, HR)  # rows of these are not the variant's own
 # of a comparison
 CONDITIONS = ("protocol", "scale", "crop", "border", "min_foreground", "every", "degradation", "unet_sha256")
 KEYS = ("method", "patient", "slices")  # the columns that hold no score
@@ -114,7 +113,7 @@ def _read(path: Path) -> dict[str, dict[str, dict[str, str]]]:
     methods = sorted({row["method"] for row in rows} - set(REFERENCES))
     if len(methods) != 1:
         raise ValueError(
-            f"{path}: must hold one method beside {' and '.join(REFERENCES)}, got {', '.join(methods) or 'none'}; "
+            f"{path}: must hold one method beside {BICUBIC} and {HR}, got {', '.join(methods) or 'none'}; "
             "evaluate each into a folder of its own"
         )
     patients = [row["patient"] for row in rows if row["method"] == methods[0]]

@@ -18,7 +18,10 @@ from typing import Any
 from .io.whole import write_whole
 
 BICUBIC, HR = "bicubic", "HR"  # as methods: the baseline and the ceiling
+BILINEAR, BILINEAR_NLM = "bilinear", "bilinear + NLM"  # further baselines, where they are asked for
+REFERENCES = (BICUBIC, HR, BILINEAR, BILINEAR_NLM)  # names that no network may have
 PATIENTS, SEGMENTATION = "patients.csv", "segmentation_patients.csv"
+REGION_SLICES, REGION_PATIENTS = "region_slices.csv", "region_patients.csv"
 COLUMNS = {  # name: heading, digits
     "psnr": ("PSNR (dB)", ".2f"),
     "ssim": ("SSIM", ".4f"),
@@ -32,7 +35,7 @@ class Row:
     """Scores of one slice by one method.
 
     Attributes:
-        method: ``"bicubic"``, or the bundle's name.
+        method: ``"bicubic"``, another baseline, or the bundle's name.
         patient, image: whose, and its (first) file.
         plane: index along the slice axis of the file.
         psnr, ssim, ms_ssim: None where the plane is too small for the metric.
@@ -63,7 +66,9 @@ def by_patient(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def over_patients(patients: Sequence[dict[str, Any]], method: str) -> dict[str, Any]:
     """Mean and SD over patients of each method, and of the gain of ``method`` over bicubic, from :func:`by_patient`."""
-    tables = {name: {row["patient"]: row for row in patients if row["method"] == name} for name in (BICUBIC, method)}
+    tables: dict[str, dict[str, Any]] = {name: {} for name in _in_order(patients, method)}
+    for row in patients:
+        tables[row["method"]][row["patient"]] = row
     gain = [
         {name: _difference(row[name], tables[BICUBIC][patient][name]) for name in COLUMNS}
         for patient, row in tables[method].items()
@@ -71,6 +76,11 @@ def over_patients(patients: Sequence[dict[str, Any]], method: str) -> dict[str, 
     groups = {name: list(table.values()) for name, table in tables.items()} | {"gain": gain}
     columns = {group: {name: [row[name] for row in rows] for name in COLUMNS} for group, rows in groups.items()}
     return {group: {name: spread(values) for name, values in column.items()} for group, column in columns.items()}
+
+
+def _in_order(patients: Sequence[dict[str, Any]], method: str) -> list[str]:
+    """Methods of a table: bicubic, further baselines, and ``method`` as the last."""
+    return [*dict.fromkeys(name for name in (BICUBIC, *(row["method"] for row in patients)) if name != method), method]
 
 
 def summarise(rows: Sequence[Row], method: str) -> dict[str, Any]:
@@ -102,8 +112,8 @@ def markdown(patients: Sequence[dict[str, Any]], method: str, title: str) -> str
     """Two tables for a model card: mean ± SD over patients, and the gain of ``method`` in every patient."""
     scores = over_patients(patients, method)
     lines = [f"| {title} | {' | '.join(heading for heading, _ in COLUMNS.values())} |", "|---" * 5 + "|"]
-    for name, group in ((BICUBIC, BICUBIC), (method, method), ("gain", "gain")):
-        cells = (cell(scores[group][column], form) for column, (_, form) in COLUMNS.items())
+    for name in (*_in_order(patients, method), "gain"):
+        cells = (cell(scores[name][column], form) for column, (_, form) in COLUMNS.items())
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"| patient | slices | bicubic PSNR (dB) | {method} PSNR (dB) | gain (dB) |", "|---" * 5 + "|"]
     base = {row["patient"]: row["psnr"] for row in patients if row["method"] == BICUBIC}

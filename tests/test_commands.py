@@ -184,7 +184,7 @@ def test_info_lists_parameters_weights_and_licence_without_loading_them(monkeypa
 
 def test_the_commands_are_listed():
     done = run("common")
-    for name in ("info", "demo", "picture", "store-weights", "new", "pack", "pack-all", "verify", "table"):
+    for name in ("info", "demo", "picture", "diffusion", "store-weights", "new", "pack", "pack-all", "verify", "table"):
         assert name in done.stdout + done.stderr
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import monai.bundle
 import nibabel as nib
@@ -298,7 +299,7 @@ def test_the_run_leaves_tables_and_pictures(tmp_path):
     }
     assert summary["gain"]["psnr"]["mean"] < 0
     assert (summary["protocol"], summary["scale"], summary["border"]) == ("clean", 2, 0)
-    assert summary["degradation"] == {"blur_sigma": 0.0, "noise_std": 0.0, "antialias": True, "lr_blur": False}
+    assert summary["degradation"] == asdict(Degradation())
     assert summary["data_range"].startswith("minimum to 0.999 quantile of each HR volume")
     assert (summary["patients"], summary["slices"], summary["failed"]) == (2, 8, [])
     assert summary["weights_sha256"] == "f" * 64 and len(summary["config_sha256"]) == 64

@@ -204,7 +204,7 @@ def test_mistakes_end_the_run_in_one_sentence_before_it_begins(tmp_path, monkeyp
         ({"tasks": ["true", "papers"]}, r"tasks: must be a list with one or both of true and paper, got"),
         ({"tasks": []}, "tasks: must be a list"),
         ({"curves": "perhaps"}, "curves: must be true or false, got perhaps"),
-        ({"segmentation_judge": "$object()"}, "judges: must be of features, got object; leave evaluate_segmentation"),
+        ({"segmentation_judge": "$object()"}, "judges: must be of features, got object; leave the overlay"),
         ({"scale": [2, 3], "network_def": {"_target_": "torch.nn.Identity"}}, "scale: must be a whole one, the same"),
         ({"scals": [2.0]}, "--scals: there is no such setting; did you mean --scales?"),
     ):

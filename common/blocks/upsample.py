@@ -105,3 +105,20 @@ class Bicubic(nn.Module):
         """``(B, C, H, W)`` to ``(B, C, scale · H, scale · W)``, rounded."""
         size = [scaled_size(n, factor) for n, factor in zip(image.shape[2:], self.factors, strict=True)]
         return F.interpolate(image, size=size, mode="bicubic", antialias=self.antialias)
+
+
+class Bilinear(nn.Module):
+    """Bilinear magnification, edges shared: a baseline of the dissertation's chapter 3; nothing to train.
+
+    Args:
+        scale: magnification, any factor, or one for each axis.
+    """
+
+    def __init__(self, scale: float | Sequence[float]) -> None:
+        super().__init__()
+        self.factors, self.size_multiple = both_factors(scale), 1
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """``(B, C, H, W)`` to ``(B, C, scale · H, scale · W)``, rounded."""
+        size = [scaled_size(n, factor) for n, factor in zip(image.shape[2:], self.factors, strict=True)]
+        return F.interpolate(image, size=size, mode="bilinear", align_corners=False)

@@ -80,6 +80,11 @@ def read_nifti(
     return (-values if case.slope < 0 else values), case
 
 
+def count_volumes(path: str | os.PathLike[str]) -> int:
+    """How many volumes a NIfTI file holds: 1, unless it has a fourth axis. Errors are those of :func:`read_nifti`."""
+    return math.prod(int(n) for n in _open(path).shape[3:])
+
+
 def fit_to_stored_type(array: np.ndarray, case: Case) -> int:
     """Round ``array`` (C, X, Y, Z) in place and clip it to what the stored type of ``case`` can hold; never wrap.
 

@@ -2,7 +2,8 @@
 
 Zhu, dissertation, equation 5.15: blur, downsample, add noise. Its code samples the cubic without antialiasing, and
 that of chapter 4 blurs the LR image afterwards (section 4.3.1). In ``clean`` the kernel is widened by the scale, as in
-Pillow and MATLAB. PyTorch computes all of it. Written from the paper.
+Pillow and MATLAB. Chapter 3 adds its noise in k-space (section 3.4.2; see :mod:`common.transforms.noise`). PyTorch
+computes all of it. Written from the paper.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.transforms import MapTransform, RandomizableTransform
 
 from ..geometry import both_factors, first_voxel, fitting_sizes, sr_affine
+from .noise import magnitude_with_kspace_noise, normal_like
 
 
 def resample(
@@ -77,18 +79,21 @@ class Degradation:
         noise_std: standard deviation of Gaussian noise on the LR image, in the unit of the image.
         antialias: see :func:`resample`.
         lr_blur: blur the LR image by the 3 × 3 Gaussian (1, 2, 1) / 4, as chapter 4 does.
+        kspace_noise: sigma of complex noise in k-space of the LR image, of 255 grey levels, as chapter 3 has it (20,
+            40): sigma / 255 in the unit of the image, whose 0 is no signal, as ``noise_std`` is.
 
     Raises:
-        ValueError: ``blur_sigma`` or ``noise_std`` is below 0.
+        ValueError: ``blur_sigma``, ``noise_std`` or ``kspace_noise`` is below 0.
     """
 
     blur_sigma: float = 0.0
     noise_std: float = 0.0
     antialias: bool = True
     lr_blur: bool = False
+    kspace_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("blur_sigma", "noise_std"):
+        for name in ("blur_sigma", "noise_std", "kspace_noise"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: must be >= 0, got {getattr(self, name)}")
 
@@ -108,6 +113,20 @@ class Degradation:
             image = _filter(image, gaussian_1d(torch.tensor(self.blur_sigma), normalize=True), factors, "replicate")
         low = resample(image, lr_size(image.shape[-len(factors) :], factors), self.antialias)
         return _filter(low, torch.tensor([0.25, 0.5, 0.25]), factors, "replicate") if self.lr_blur else low
+
+    def with_noise(self, low: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """``low`` with the noise of this degradation; the same tensor where it has none.
+
+        Args:
+            low: LR, of :meth:`__call__`; noise in k-space is of its last two axes.
+            generator: on the CPU; None for PyTorch's own on the device of ``low``.
+
+        Raises:
+            ValueError: see :func:`common.transforms.noise.magnitude_with_kspace_noise`.
+        """
+        if self.noise_std > 0:
+            low = low + normal_like(low, generator) * self.noise_std
+        return magnitude_with_kspace_noise(low, self.kspace_noise, generator) if self.kspace_noise > 0 else low
 
 
 CLEAN = Degradation()
@@ -144,9 +163,7 @@ class SimulateLowResolutiond(MapTransform, RandomizableTransform):
         for key in self.key_iterator(d):
             high = d[key]
             low = self.degradation(high.as_tensor() if isinstance(high, MetaTensor) else high, self.factors)
-            if self.degradation.noise_std > 0:
-                draw = torch.Generator().manual_seed(self._seed)
-                low = low + (torch.randn(low.shape, generator=draw) * self.degradation.noise_std).to(low)
+            low = self.degradation.with_noise(low, torch.Generator().manual_seed(self._seed))
             if isinstance(high, MetaTensor):
                 low = MetaTensor(low, meta=dict(high.meta))
                 low.affine = _moved_affine(high.affine, high.shape[1:], low.shape[1:])
@@ -184,9 +201,7 @@ class DegradeBatch:
         height, width = (fitting_sizes(n, factor)[1] for n, factor in zip(high.shape[2:], factors, strict=True))
         high = high[:, :, :height, :width]
         with torch.no_grad():
-            low = self.degradation(high, factors)
-            if self.degradation.noise_std > 0:
-                low = low + torch.randn_like(low) * self.degradation.noise_std
+            low = self.degradation.with_noise(self.degradation(high, factors))
         return (low, high) if self.scale is not None else (low, high, (), told(factors, high))
 
 
