@@ -10,6 +10,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from PIL import Image
 from pydicom.uid import UID
@@ -45,7 +46,8 @@ def detector(path: Path, *centre: float, in_channels: int = 1) -> Path:
 def focus(source: Path, output: Path, size: list, centre: tuple = CENTRE, bundle: str = "msgan", **overrides) -> dict:
     """Run a bundle on the region of ``size`` around ``centre``; the JSON line of the one image."""
     config = ROOT / "bundles" / bundle / "configs" / "inference.json"
-    overrides.setdefault("detector_path", str(detector(output.parent / "detector.pt", *centre)))
+    if "detector_path" not in overrides:
+        overrides["detector_path"] = str(detector(output.parent / "detector.pt", *centre))
     settings = {"config_file": str(config), "lesion_focus": True, "region_size": size, **LINEAR, **overrides}
     run_inference(source, output, **settings)
     (line,) = [json.loads(text) for text in (output / "cases.jsonl").read_text().splitlines()]
@@ -355,3 +357,16 @@ def test_what_cannot_be_is_refused_in_one_sentence(tmp_path, settings, match):
     with pytest.raises(SystemExit, match=match):
         focus(source, tmp_path / "out", settings.pop("size"), **settings)
     assert not list(tmp_path.glob("out/*.nii"))
+
+
+def test_a_host_that_has_parsed_the_config_can_still_set_the_focus(tmp_path):
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "bundles" / "msgan" / "configs" / "inference.json"))
+    (before,) = (s for s in parser.get_parsed_content("preprocessing").transforms if isinstance(s, FocusOnLesiond))
+    assert not before.enabled and not parser.get_parsed_content("postprocessing").transforms[2].output_postfix[5:]
+    settings = {"lesion_focus": True, "region_size": [40, 40], "detector_path": str(detector(tmp_path / "d.pt", 0, 1))}
+    for name, value in settings.items():  # as the operator of MONAI Deploy does it
+        parser[name] = value
+    (after,) = (s for s in parser.get_parsed_content("preprocessing").transforms if isinstance(s, FocusOnLesiond))
+    assert after.enabled and after.size == (40, 40)
+    assert parser.get_parsed_content("postprocessing").transforms[2].output_postfix == "srx4_region"
