@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -27,6 +28,7 @@ from tests.dicom_enhanced_samples import enhanced_mr
 from tests.dicom_samples import PADDING, ct_series, dx_image
 from tests.dicom_series import read_back, save_series, world_of_pixels
 from tests.helpers import INFERENCE, ROOT, blobs, identity, oblique, run_inference, save_nifti, stored, world
+from tests.packed import pack_quickly, unpack
 from tests.test_dicom_conformance import SAMPLES, new_findings
 
 LINEAR = {"scale": 2, "network_def": {"_target_": "tests.helpers.Interpolate", "scale": 2}}
@@ -370,3 +372,25 @@ def test_a_host_that_has_parsed_the_config_can_still_set_the_focus(tmp_path):
     (after,) = (s for s in parser.get_parsed_content("preprocessing").transforms if isinstance(s, FocusOnLesiond))
     assert after.enabled and after.size == (40, 40)
     assert parser.get_parsed_content("postprocessing").transforms[2].output_postfix == "srx4_region"
+
+
+def test_packed_it_super_resolves_the_region_by_a_detector_outside_the_zip(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    root = unpack(pack_quickly(ROOT / "bundles" / "msgan", tmp_path), tmp_path / "alone")
+    source = save_nifti(tmp_path / "a.nii", blobs((24, 20, 3)).astype(np.float32), oblique((1, 1, 3)))
+    settings = {
+        "config_file": str(root / "configs" / "inference.json"),
+        "scale": 2,
+        "network_def": LINEAR["network_def"],
+    }
+    lines = [focus(source, tmp_path / "packed", [16, 12], **settings), focus(source, tmp_path / "ours", [16, 12])]
+    for name in ("region", "config_sha256", "detector_sha256"):
+        assert lines[0][name] == lines[1][name]
+    assert Path(lines[0]["output"]).read_bytes() == Path(lines[1]["output"]).read_bytes()
+
+
+@pytest.mark.parametrize("value", [True, "true"])
+def test_packed_without_code_the_focus_is_refused(tmp_path, value):
+    config = ROOT / "common" / "templates" / "packed" / "inference.json"
+    with pytest.raises(SystemExit, match="lesion_focus: must be false in a bundle without code; take the one with"):
+        run_inference(tmp_path, tmp_path / "out", config_file=str(config), lesion_focus=value)
