@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from .seal import PACKAGE
 
 PACKED = re.compile(rf"\b{PACKAGE.pattern}\.(\w+)")  # a module of a packed bundle
-PLACES = ("dataset_dir", "output_dir", "bundle_root", "ckpt_path", "_meta_")  # say where, not how
+PLACES = ("dataset_dir", "output_dir", "bundle_root", "ckpt_path", "detector_path", "_meta_")  # say where, not how
 PACE = ("resume", "read_ahead", "batch_size", "memory_mb", "device")  # say when and where at work, not what comes out
 
 
@@ -62,6 +62,11 @@ def check_settings() -> None:
     config = running_config() or {}
     text = json.dumps({key: value for key, value in config.items() if key != "_meta_"}, default=str)
     used = set(re.findall(r"@(\w+)", text))
+    if config.get("lesion_focus") not in (None, False, "false") and "focus" not in used:
+        raise ValueError(
+            f"--lesion_focus: must be a setting of the configs that run, got {config['lesion_focus']}, which would do "
+            "nothing here; take inference.json of a bundle that has it, and to score regions evaluate_region.json"
+        )
     for name, value in config.items():
         refers = isinstance(value, str) and value.startswith(("@", "$"))
         similar = difflib.get_close_matches(name, used - {name}, n=1, cutoff=0.8)

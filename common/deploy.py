@@ -33,6 +33,7 @@ OF_READER = ("slice_axis", "volume", "channels_last")
 OF_NETWORK = (
     *("ckpt_path", "batch_size", "memory_mb", "tile", "self_ensemble", "consistency_bound", "amp_dtype"),
     *("scale", "target_spacing"),  # of networks of any scale
+    *("lesion_focus", "region_size", "detector_path"),  # of those that have a detector
 )
 logger = logging.getLogger("common.deploy")
 

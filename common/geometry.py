@@ -54,20 +54,26 @@ def plane_factors(scale: float | Sequence[float], slice_axis: int, dims: int = 3
 
 
 def resized_affine(
-    affine: np.ndarray, size: Sequence[int], new_size: Sequence[int], steps: Sequence[float] | None = None
+    affine: np.ndarray,
+    size: Sequence[int],
+    new_size: Sequence[int],
+    steps: Sequence[float] | None = None,
+    first: Sequence[int] = (0, 0, 0),
 ) -> np.ndarray:
     """Affine (4 × 4, float64) of the grid of ``new_size`` voxels over the field of ``size`` voxels.
 
     Args:
-        affine: of the grid of ``size`` voxels.
+        affine: of the grid that these are voxels of.
         size, new_size: along the axes of the array.
         steps: old voxels per new voxel along each axis; the centre of the field stays. None for the ratio of the sizes,
             with which its edges stay as well.
+        first: voxel of the field, where it is a region of the grid.
     """
     step = np.asarray(scale_affine(tuple(size), tuple(new_size), centered=True), dtype=np.float64)
     if steps is not None:
         step = np.diag([*steps, 1.0])
         step[:3, 3] = [first_voxel(n, m, s) for n, m, s in zip(size, new_size, steps, strict=True)]
+    step[:3, 3] += first
     return np.asarray(affine, dtype=np.float64) @ step
 
 

@@ -26,6 +26,7 @@ MADE_WITH = {  # entries of a JSON line that say how a result was made
     "input_sha256": "another input",
     "weights_sha256": "other weights",
     "config_sha256": "another configuration",
+    "detector_sha256": "another detector",
 }
 
 
@@ -62,7 +63,7 @@ class Earlier:
                 "choose another --output_dir"
             )
         line["input_sha256"] = sha256_of(source)
-        different = dict.fromkeys(text for key, text in MADE_WITH.items() if made.get(key) != line[key])
+        different = dict.fromkeys(text for key, text in MADE_WITH.items() if made.get(key) != line.get(key))
         if different:
             raise ValueError(
                 f"{output}: was made with {' and '.join(different)}; move it away, or choose another --output_dir"

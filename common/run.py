@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, TypeVar
 
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, Transform
@@ -28,11 +28,13 @@ from .processes import rank_and_world, waiting_for_all
 from .progress import Progress
 from .resume import Earlier, discard, end
 from .stages import Job, Stages, attempt, now
+from .transforms.focus import FocusOnLesiond
 from .transforms.grid import RESIDUAL
 
 SHOWN = 5  # reasons why files were skipped; the JSON lines have them all
 INTERRUPTED = 130  # exit code of what Ctrl-C ends
 logger = logging.getLogger("common.run")
+T = TypeVar("T", bound=Transform)
 append_or_exit = exits_on_mistake(append_line)
 plane_inferer_or_exit = exits_on_mistake(PlaneInferer)
 any_scale_inferer_or_exit = exits_on_mistake(AnyScaleInferer)
@@ -88,7 +90,10 @@ def run_cases(
     asked = as_magnification(scale)
     common: dict[str, Any] = asked.describe() | {"weights_sha256": weights_sha256, "config_sha256": config_sha256()}
     common["device"] = str(evaluator.state.device)
-    saver = _saver(postprocessing)
+    focus = _step(evaluator.data_loader.dataset.transform, FocusOnLesiond)  # type: ignore[union-attr]
+    if focus is not None and focus.enabled:
+        common["detector_sha256"] = focus.detector_sha256
+    saver = _step(postprocessing, CaseSaveImaged)
     if saver is not None:
         saver.provenance = Provenance(method, version, asked.label, weights_sha256, common["config_sha256"] or "")
     jobs = _jobs(cases, image_key, saver, common)
@@ -105,9 +110,10 @@ def run_cases(
     return lines
 
 
-def _saver(postprocessing: Transform) -> CaseSaveImaged | None:
-    steps = postprocessing.flatten().transforms if isinstance(postprocessing, Compose) else (postprocessing,)
-    return next((step for step in steps if isinstance(step, CaseSaveImaged)), None)
+def _step(transform: Transform, kind: type[T]) -> T | None:
+    """The first step of a transform that is of this kind."""
+    steps = transform.flatten().transforms if isinstance(transform, Compose) else (transform,)
+    return next((step for step in steps if isinstance(step, kind)), None)
 
 
 def _jobs(
@@ -207,11 +213,12 @@ def _refuse_failures(lines: Sequence[Mapping[str, Any]]) -> None:
 def _summary(line: Mapping[str, Any]) -> str:
     if "error" in line:
         return f"FAILED {line['error']}"
-    before, after = ("x".join(f"{v:.3g}" for v in line[key]) for key in ("spacing", "sr_spacing"))
+    old, new = ("x".join(f"{v:.3g}" for v in line[key]) for key in ("spacing", "sr_spacing"))
+    region = "" if line["region"] is None else f"region of voxels {line['region']['voxels']}, "
     residual = "" if line[RESIDUAL] is None else f"consistency residual {line[RESIDUAL]:.2e} of the range, "
     notes = "".join(f"\n    warning: {text}" for text in line["warnings"])
     return (
-        f"{line['output']}\n    spacing {before} -> {after} {line['units']}, {residual}{line['seconds']:.1f} s, "
+        f"{line['output']}\n    spacing {old} -> {new} {line['units']}, {region}{residual}{line['seconds']:.1f} s, "
         f"peak memory {line['peak_memory_mb']:.0f} MB{notes}"
     )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import Dataset, list_data_collate
 from monai.engines import Evaluator, SupervisedEvaluator
@@ -21,6 +22,7 @@ from .data.worklist import Source, sha256_of
 from .errors import explain, noting
 from .geometry import spacing
 from .io.case import Case
+from .magnification import MILLIMETRES
 from .memory import peak_mb
 from .resume import begin
 from .transforms.grid import RESIDUAL
@@ -146,4 +148,13 @@ def _describe(low: Any, high: Any) -> dict[str, Any]:
         "sr_shape": list(high.shape[1:]),
         "factors": [round(a / b, 6) for a, b in zip(spacing(low_affine), spacing(high_affine), strict=True)],
         RESIDUAL: high.meta.get(RESIDUAL),
+        "region": None if case is None or case.box is None else _describe_region(case, low.shape[1:], low_affine),
     }
+
+
+def _describe_region(case: Case, size: Sequence[int], affine: np.ndarray) -> dict[str, Any]:
+    """Where the region lies: its first and after last LR voxel along X, Y and Z, and its centre (RAS, mm)."""
+    middle = np.asarray(affine, dtype=np.float64) @ [*((n - 1) / 2 for n in size), 1.0]
+    unit = 1.0 if case.units == "unknown" else MILLIMETRES.get(case.units)  # None: pixels without a size
+    centre = None if unit is None else [round(unit * float(v), 4) for v in middle[:3]]
+    return {"voxels": case.box, "centre_mm": centre}

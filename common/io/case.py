@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ class Case:
         parts: the planes, where each is stored by itself.
         steps: of the result: stored voxels per voxel of it along X, Y and Z, around a common centre; None for the ratio
             of the sizes, with which the edges are common too.
+        box: first and after last voxel along X, Y and Z of the region that the result shows; None for the whole image.
+            What else is in the record, such as shape and affine, stays that of the stored image.
     """
 
     source: str
@@ -58,6 +60,12 @@ class Case:
     units: str
     parts: tuple[Part, ...] = ()
     steps: tuple[float, float, float] | None = None
+    box: tuple[tuple[int, int], ...] | None = None
+
+    def field(self, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What the result shows of an image stored as ``shape`` (X, Y, Z): first voxel and number of them an axis."""
+        box = self.box or tuple((0, size) for size in shape)
+        return tuple(first for first, _ in box), tuple(end - first for first, end in box)
 
     def to_meta(self) -> str:
         return json.dumps(asdict(self))
@@ -73,4 +81,5 @@ class Case:
         fields["affine"] = tuple(tuple(row) for row in fields["affine"])
         fields["parts"] = tuple(Part(**part) for part in fields["parts"])
         fields["steps"] = fields["steps"] and tuple(fields["steps"])
+        fields["box"] = fields["box"] and tuple(tuple(ends) for ends in fields["box"])
         return cls(**fields)

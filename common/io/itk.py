@@ -110,8 +110,8 @@ def write_itk(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> in
     image = sitk.GetImageFromArray(
         stored.reshape(stored.shape[3 - dims : 3] + stored.shape[3:] * is_vector), isVector=is_vector
     )
-    old = (*reader.GetSize(), 1)[:3]
-    _place(image, resized_affine(np.asarray(case.affine), old, array.shape[1:], case.steps))
+    first, old = case.field((*reader.GetSize(), 1)[:3])
+    _place(image, resized_affine(np.asarray(case.affine), old, array.shape[1:], case.steps, first))
     for key, value in _metadata(reader).items():
         if key in KEPT_KEYS or not key.startswith(("ITK_", "NRRD_")):
             image.SetMetaData(key, value)

@@ -131,13 +131,15 @@ def write_nifti(array: np.ndarray, case: Case, path: str | os.PathLike[str]) -> 
     stored = np.empty(array.shape, np.dtype(case.dtype))
     for place in np.ndindex(array.shape[:2]):
         stored[place] = -array[place] if case.slope < 0 else array[place]
-    size, old = array.shape[1:], _space(case.shape)
+    size, (first, old) = array.shape[1:], case.field(_space(case.shape))
     image = source.__class__(_shaped(stored, case), None, source.header.copy())
     forms = source.get_sform(coded=True), source.get_qform(coded=True)
     image.header.set_zooms(_zooms(source.header, case.steps or steps_of(old, size), image.ndim))
     for (form, code), set_form in zip(forms, (image.set_sform, image.set_qform), strict=True):
-        set_form(None if form is None else resized_affine(form, old, size, case.steps), code=int(code))
-    _drop_stale_slice_times(image.header, old, size)
+        set_form(None if form is None else resized_affine(form, old, size, case.steps, first), code=int(code))
+    if case.box is not None and forms[0][0] is None and forms[1][0] is None:  # else readers centre the region at 0
+        image.set_sform(resized_affine(np.asarray(case.affine), old, size, case.steps, first), code="aligned")
+    _drop_stale_slice_times(image.header, _space(case.shape), size)
     image.set_data_dtype(stored.dtype)
     image.header.set_slope_inter(case.slope, case.intercept)
     write_whole(path, image.to_filename)

@@ -106,7 +106,8 @@ def write_raster(array: np.ndarray, case: Case, path: str | os.PathLike[str]) ->
         stored = np.invert(stored)
     if header.has_alpha:
         stored = np.concatenate([stored, _magnified_alpha(case, header, stored.shape[:2])], axis=2)
-    factors = Fraction(stored.shape[0], header.shape[0]), Fraction(stored.shape[1], header.shape[1])
+    _, (columns, rows, _) = case.field((header.shape[1], header.shape[0], 1))
+    factors = Fraction(stored.shape[0], rows), Fraction(stored.shape[1], columns)
     if case.steps is not None:  # along X, the columns, and Y, the rows
         factors = (
             Fraction(1 / case.steps[1]).limit_denominator(MOST),
@@ -153,8 +154,10 @@ def _pixels(path: str | os.PathLike[str], header: RasterHeader) -> np.ndarray:
 
 
 def _magnified_alpha(case: Case, header: RasterHeader, size: tuple[int, ...]) -> np.ndarray:
-    """The last sample of each pixel of the source on a grid of ``size``, ``(rows, columns, 1)``, in its own type."""
-    alpha = torch.from_numpy(_pixels(case.source, header)[:, :, -1].astype(np.float32))
+    """The last sample of each pixel of what is shown on a grid of ``size``, ``(rows, columns, 1)``, in its own type."""
+    (left, top, _), (columns, rows, _) = case.field((header.shape[1], header.shape[0], 1))
+    whole = _pixels(case.source, header)[:, :, -1]
+    alpha = torch.from_numpy(whole[top : top + rows, left : left + columns].astype(np.float32))
     low, high = float32_limits(header.dtype)
     steps = None if case.steps is None else (case.steps[1], case.steps[0])
     return resample(alpha, size, steps=steps).round().clamp(low, high).numpy().astype(header.dtype)[:, :, None]

@@ -92,6 +92,7 @@ class CaseSaveImaged(SaveImaged):
         output_dir: folder; made where it is missing.
         output_postfix: what follows the stem, e.g. ``"srx4"``.
         data_root_dir: folder that was searched for images; its subfolders are repeated under ``output_dir``.
+        region: whether results are of a region alone; ``_region`` then ends their names.
     """
 
     def __init__(
@@ -100,7 +101,9 @@ class CaseSaveImaged(SaveImaged):
         output_dir: str | os.PathLike[str] = "./",
         output_postfix: str = "sr",
         data_root_dir: str | os.PathLike[str] = "",
+        region: bool = False,
     ) -> None:
+        output_postfix += "_region" * as_flag(region, "lesion_focus")
         super().__init__(
             keys,
             output_dir=str(output_dir),

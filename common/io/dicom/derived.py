@@ -44,6 +44,7 @@ STALE = {  # what says where something lies in pixels of the source, or vouches 
     "ExtendedOffsetTableLengths": "offset table",
     "EncryptedAttributesSequence": "encrypted attributes",
 }
+OF_WHOLE = tuple(f"FieldOfView{what}" for what in ("Shape", "Dimensions", "Origin", "Rotation", "HorizontalFlip"))
 OUTLINES = re.compile(  # in rows and columns of the source
     r"(Shutter|Collimator)(Shape|(Left|Right)VerticalEdge|(Upper|Lower)HorizontalEdge)"
     r"|\w+Of(The)?(Circular|Polygonal)(Shutter|Collimator)|ShutterPresentation\w+|ShutterOverlayGroup"
@@ -59,6 +60,7 @@ class Provenance:
         version: of the bundle.
         magnification: such as ``x4``, ``x2.5`` or ``0.5mm``; see :class:`common.magnification.Magnification`.
         weights_sha256, config_sha256: of the weights and of the settings; ``""`` where they are not known.
+        region: what of the source the result shows, such as ``columns 11 to 30 and rows 6 to 25``; ``""`` for all.
     """
 
     method: str
@@ -66,41 +68,52 @@ class Provenance:
     magnification: str
     weights_sha256: str = ""
     config_sha256: str = ""
+    region: str = ""
 
     def __str__(self) -> str:
+        region = f" of {self.region}" if self.region else ""
         return (
-            f"Super-resolution {self.magnification} by {MANUFACTURER} {self.version}, method {self.method}, "
+            f"Super-resolution {self.magnification}{region} by {MANUFACTURER} {self.version}, method {self.method}, "
             f"weights SHA-256 {self.weights_sha256 or 'unknown'}. Research only, {NOTE}."
         )
 
     def uid(self, *of: str) -> UID:
         """Identifier of something made by this from what is named by ``of``."""
         how = self.magnification.removeprefix("x")
-        text = "\n".join((*of, self.method, self.version, how, self.weights_sha256, self.config_sha256))
+        made = self.method, self.version, how, self.weights_sha256, self.config_sha256
+        text = "\n".join((*of, *made, *([self.region] if self.region else [])))
         return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
 
 
 class Regrid(NamedTuple):
-    """A finer grid over a plane, of rows and columns each: pixels before and after, and old ones per new one.
+    """A finer grid over a plane or a region of it, of rows and columns each.
 
-    Both have the same centre, and the same edges where the steps are the ratio of the sizes.
+    Pixels before and after, old ones per new one, and where the region begins. Both grids have the same centre, and the
+    same edges where the steps are the ratio of the sizes.
     """
 
     old: tuple[int, int]
     size: tuple[int, int]
     steps: tuple[float, float]
+    start: tuple[int, int]
 
     @classmethod
     def of(cls, case: Case, size: tuple[int, int]) -> Regrid:
         """The grid of ``size`` (rows, columns) over the planes of ``case``."""
-        old = case.shape[1], case.shape[0]
+        (left, top, _), (columns, rows, _) = case.field(case.shape)
+        old = rows, columns
         row_step, column_step = steps_of(old, size) if case.steps is None else (case.steps[1], case.steps[0])
-        return cls(old, size, (row_step, column_step))
+        return cls(old, size, (row_step, column_step), (top, left))
 
     def first(self) -> tuple[float, float]:
         """Where the centre of the first new pixel lies, in rows and columns of the old grid."""
-        row, column = (first_voxel(*axis) for axis in zip(*self, strict=True))
+        row, column = (start + first_voxel(n, m, step) for n, m, step, start in zip(*self, strict=True))
         return row, column
+
+    def region(self) -> str:
+        """Which pixels of the plane the grid lies over, counted from 1."""
+        (rows, columns), (top, left) = self.old, self.start
+        return f"columns {left + 1} to {left + columns} and rows {top + 1} to {top + rows}"
 
 
 def derive(source: Dataset, provenance: Provenance, grid: Regrid, stack: str) -> tuple[FileDataset, list[str]]:
@@ -124,7 +137,7 @@ def derive(source: Dataset, provenance: Provenance, grid: Regrid, stack: str) ->
     for element in source:
         if element.keyword not in ("PixelData", "FloatPixelData", "DoubleFloatPixelData", "DataSetTrailingPadding"):
             out.add(deepcopy(element))  # what changes in the result must not change in the source
-    removed = _remove_stale(out)
+    removed = _remove_stale(out) + (_remove_field(out) if provenance.region else [])
     _identify(out, source, provenance, stack)
     _describe(out, source, provenance)
     _keep_loss(out, syntax)
@@ -159,7 +172,7 @@ def scale_spacing(tags: Dataset, name: str, grid: Regrid) -> None:
 
 def _keep_aspect(tags: Dataset, grid: Regrid) -> None:
     """PixelAspectRatio stays true where both axes are magnified alike; where not, it becomes the exact ratio."""
-    ratio, (old, size, _) = tags.get("PixelAspectRatio"), grid
+    ratio, (old, size, *_) = tags.get("PixelAspectRatio"), grid
     if ratio and old[0] * size[1] != old[1] * size[0]:
         tags.PixelAspectRatio = [int(ratio[0]) * old[0] * size[1], int(ratio[1]) * old[1] * size[0]]
 
@@ -179,6 +192,14 @@ def _remove_stale(out: Dataset) -> list[str]:
                 for reason in _remove_stale(item):
                     removed.setdefault(reason)
     return list(removed)
+
+
+def _remove_field(out: Dataset) -> list[str]:
+    """PS3.3 C.8.11.4: a detector's field of view is that of the stored pixels, which a region has but a part of."""
+    present = [name for name in OF_WHOLE if name in out]
+    for name in present:
+        del out[name]
+    return ["field of view"] if present else []
 
 
 def _stale(out: Dataset, element: DataElement) -> str | None:
@@ -202,7 +223,7 @@ def _identify(out: Dataset, source: Dataset, provenance: Provenance, stack: str)
     out.SeriesInstanceUID = provenance.uid(*(str(source.get(n, "")) for n in ("PatientID", "SeriesInstanceUID")), stack)
     number = source.get("SeriesNumber")
     out.SeriesNumber = None if number in (None, "") else int(number) * 100 + 1
-    suffix = f" SR {provenance.magnification} - {NOTE}"
+    suffix = f" SR {provenance.magnification}{' region' if provenance.region else ''} - {NOTE}"
     text = str(source.get("SeriesDescription") or "")[: LONG - len(suffix)].rstrip() + suffix
     out.SeriesDescription = text.lstrip()
     image_type = list(source.get("ImageType") or [])

@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +53,9 @@ def write_dicom(
         ValueError: the source has changed, or is damaged.
         OSError: nothing could be written; no part of it stays.
     """
-    made_by = provenance or Provenance("unknown", "unknown", f"x{array.shape[1] / case.shape[0]:g}")
     grid = Regrid.of(case, (array.shape[2], array.shape[1]))
+    made_by = provenance or Provenance("unknown", "unknown", f"x{1 / grid.steps[1]:g}")
+    made_by = made_by if case.box is None else replace(made_by, region=grid.region())
     planes, clipped = _planes(case), 0
     for number, plane in enumerate(planes):
         view = array[0, :, :, number].T
@@ -123,9 +124,9 @@ def _with_padding(stored: np.ndarray, plane: _Plane, grid: Regrid) -> np.ndarray
     if plane.padded is None:
         return stored
     nearest = []
-    for first, (old, new, step) in zip(grid.first(), zip(*grid, strict=True), strict=True):
+    for first, (old, new, step, start) in zip(grid.first(), zip(*grid, strict=True), strict=True):
         centres = first + step * np.arange(new)
-        nearest.append(np.clip(np.floor(centres + 0.5 + 1e-9).astype(int), 0, old - 1))
+        nearest.append(np.clip(np.floor(centres + 0.5 + 1e-9).astype(int), start, start + old - 1))
     source = plane.padded[np.ix_(*nearest)]
     return np.where(plane.scale.is_padding(source), source, stored)
 
