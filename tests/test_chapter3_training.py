@@ -8,9 +8,12 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from bundles.msgan.network import MSGAN
+from bundles.srresnet.network import SRResNet
 from common.blocks.detector import LesionDetector
 from common.blocks.discriminators import Critic, DualConvCritic
 from common.blocks.unet import SegmentationUNet
+from common.blocks.vgg import VGG
 from tests.helpers import ROOT, blobs, oblique, save_nifti
 from tests.test_engines import assert_same
 
@@ -107,6 +110,38 @@ def test_each_variant_of_table_3_4_trains_a_step_and_its_weights_serve_inference
     weights = tmp_path / "run" / "model.pt"
     run(data / "test.nii.gz", tmp_path / "out", "msgan", "inference", ckpt_path=str(weights), generator=generator)
     assert (tmp_path / "out" / "test_srx4.nii.gz").exists()
+
+
+@pytest.mark.parametrize("bundle", ["msgan", "srresnet"])
+def test_the_perceptual_loss_is_of_the_deepest_layer_of_vgg_19_after_its_activation(bundle):
+    layer = json.loads((BUNDLES / bundle / "configs" / "train_gan.json").read_text())["vgg_layer"]
+    with torch.device("meta"):
+        vgg = VGG("vgg19")
+    names = list(vgg.layer_names())
+    assert layer == "relu5_4" and names[names.index(layer) - 1] == "conv5_4" and names[-2:] == [layer, "pool5"]
+
+
+def test_without_the_x2_term_the_x4_image_is_that_of_srresnet():
+    torch.manual_seed(0)
+    ours, theirs = MSGAN(blocks=1, width=8, generator="ms_srresnet").eval(), SRResNet(blocks=1, width=8).eval()
+    state = ours.state_dict()
+    names = {
+        "upsampler.0.": "stages.0.upsampler.0.",
+        "upsampler.1.": "stages.1.upsampler.0.",
+        "trunk.": "stages.0.trunk.",
+    }
+    names["upsampler.2."] = "stages.1.upsampler.1."
+    moved = {
+        key: state[new + key.removeprefix(old)]
+        for key in theirs.state_dict()
+        for old, new in names.items()
+        if key.startswith(old)
+    }
+    theirs.load_state_dict(moved)
+    image = torch.rand(1, 1, 9, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), theirs(image))
+    assert len(state) - len(moved) == 2  # weight and bias of the convolution to the x2 image
 
 
 def test_the_variants_are_those_of_the_table():
