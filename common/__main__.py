@@ -20,6 +20,7 @@ from .packing.pack import pack, pack_all
 from .packing.verify import verify
 from .picture import draw_case
 from .profile import profile
+from .sweep import sweep
 from .table import store_scores, table
 from .weights import store_weights
 
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "profile": profile,
     "compare": compare,
     "diffusion": diffusion,
+    "sweep": sweep,
     "new": new,
     "pack": pack,
     "pack-all": pack_all,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from .blocks.discriminators import Critic
+from .blocks.discriminators import WIDTHS, Critic, DualConvCritic
 from .errors import as_flag, exits_on_mistake
 from .inferers import check_amp_dtype
 from .losses.adversarial import Vanilla, adversarial_loss
@@ -122,8 +122,13 @@ def make_adversary(
     gradient_penalty: float = 10.0,
     batch_norm: bool | str = False,
     amp_dtype: str | None = None,
+    critic: str = "alternating",
+    width: int = 64,
+    decay_at: int | None = None,
 ) -> Adversary:
-    """The adversary of section 4.3.3, with the optimiser of the released code: Adam without momentum, at a fixed rate.
+    """A critic with its optimiser, Adam.
+
+    The defaults are those of section 4.3.3 and of the released code: no momentum, a fixed rate.
 
     Args:
         kind: of :func:`common.losses.adversarial.adversarial_loss`.
@@ -132,17 +137,44 @@ def make_adversary(
         weight, start, steps, amp_dtype: see :class:`Adversary`.
         learning_rate, betas: of the critic's Adam.
         gradient_penalty: weight of the penalty.
+        critic: ``"alternating"`` for :class:`common.blocks.discriminators.Critic`, ``"dual"`` for
+            :class:`common.blocks.discriminators.DualConvCritic`, that of figure 3.4, which has no ``batch_norm``.
+        width: channels of its first convolution, to which the others are in proportion.
+        decay_at: step of the training from which on the rate is a tenth (section 3.3.3); None for a fixed one.
 
     Raises:
-        ValueError: an argument is out of range, or there is no such ``kind``.
+        ValueError: an argument is out of range, or there is no such ``kind`` or ``critic``.
     """
     loss = adversarial_loss(kind, gradient_penalty)
     normalised = as_flag(batch_norm, "critic_batch_norm")
     if normalised and kind.startswith("wgan_gp"):
         raise ValueError(f"critic_batch_norm: must be false with {kind}, got true; the penalty is of single images")
-    critic = Critic(in_channels, patch_size, batch_norm=normalised).to(device)
-    optimizer = torch.optim.Adam(critic.parameters(), learning_rate, (betas[0], betas[1]))
-    return Adversary(critic, loss, optimizer, None, steps, weight, start, amp_dtype)
+    network = make_critic(critic, in_channels, patch_size, width, normalised).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), learning_rate, (betas[0], betas[1]))
+    schedule = None
+    if decay_at is not None:
+        played = max(int(decay_at) - start, 0)  # the schedule goes by the steps in which the critic learns
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [played], 0.1)
+    return Adversary(network, loss, optimizer, schedule, steps, weight, start, amp_dtype)
+
+
+def make_critic(
+    name: str, in_channels: int, patch_size: int | Sequence[int], width: int = 64, batch_norm: bool = False
+) -> Critic:
+    """The critic that ``name`` is for; see :func:`make_adversary`.
+
+    Raises:
+        ValueError: there is no such critic, or none that is normalised or as narrow.
+    """
+    if width < 1:
+        raise ValueError(f"critic_width: must be at least 1, got {width}; the figures have 64")
+    if name == "dual":
+        if batch_norm:
+            raise ValueError("critic_batch_norm: must be false with critic dual, got true; choose alternating")
+        return DualConvCritic(in_channels, patch_size, width)
+    if name != "alternating":
+        raise ValueError(f"critic: must be alternating or dual, got {name}; choose one")
+    return Critic(in_channels, patch_size, [n * width // WIDTHS[0] for n in WIDTHS], batch_norm=batch_norm)
 
 
 make_adversary_or_exit = exits_on_mistake(make_adversary)

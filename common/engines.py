@@ -6,7 +6,7 @@ handlers and its own postprocessing wait for; a subclass would have to replace a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 
 from .adversary import Adversary
+from .losses.multiscale import last_image
 
 PARTS = ("reconstruction_loss", "adversarial_loss", "critic_loss", "gradient_penalty")
 
@@ -60,12 +61,6 @@ class AdversarialTrainer(SupervisedTrainer):
         term = self.adversary.term(target, last_image(prediction), step)
         output.update(reconstruction_loss=loss.detach(), adversarial_loss=term.detach())  # type: ignore[union-attr]
         return torch.as_tensor(loss + term)
-
-
-def last_image(prediction: Any) -> torch.Tensor:
-    """The image ``(B, C, H, W)``, or the last of several, the largest."""
-    image: torch.Tensor = list(prediction.values())[-1] if isinstance(prediction, Mapping) else prediction
-    return image
 
 
 def parts_of_loss(output: Any) -> dict[str, Any]:

@@ -104,6 +104,13 @@ def test_the_networks_of_chapter_3_differ_from_rdst_only_in_what_is_their_own(bu
     assert [key for key in rdst if key not in own and ours[key] != rdst[key]] == []
 
 
+def test_the_overlay_of_lesion_focus_is_the_same_in_both_bundles_that_have_it():
+    copies = [
+        (ROOT / "bundles" / name / "configs" / "lesion_focus.json").read_bytes() for name in ("msgan", "srresnet")
+    ]
+    assert copies[0] == copies[1]
+
+
 def test_the_metadata_of_the_master_names_the_versions_that_rdst_names():
     master, rdst = read(MASTERS / "metadata.json"), read(RDST / "metadata.json")
     assert list(master) == list(rdst)

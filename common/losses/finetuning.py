@@ -1,19 +1,21 @@
 """The loss of the second training stage, chosen by one word.
 
-Zhu, dissertation, section 5.2.2, equation 5.14, with the factors of section 5.3.3; equation 4.12 but for its
-adversarial term, which :mod:`common.adversary` has.
+Zhu, dissertation, section 5.2.2, equation 5.14, with the factors of section 5.3.3; equations 4.12 and 3.21 but for
+their adversarial terms, which :mod:`common.adversary` has.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import torch
 import torch.nn as nn
 
 from ..errors import exits_on_mistake
 from ..frozen import load_encoder, load_unet, load_vgg
-from .perceptual import DISTANCES, PerceptualLoss
+from .multiscale import LastImageLoss, last_image
+from .perceptual import PerceptualLoss
 from .segmentation import TERMS, segmentation_loss
 
 VGG_LAYERS = {
@@ -24,12 +26,12 @@ CHOICES = (*TERMS, *VGG_LAYERS, "encoder", "l1")
 
 
 class CombinedLoss(nn.Module):
-    """L_SR = α · L1 + λ · L_U (equation 5.14).
+    """L_SR = α · L1 + λ · L_U (equation 5.14), with L_U of the last image where there are several.
 
     Args:
         perceptual: L_U, a module of SR and HR; None for the pixels alone.
         alpha, weight: α and λ.
-        pixel: ``"L1"``, or ``"L2"`` in its place.
+        pixel: ``"L1"``, or in its place ``"L2"``, or a module of SR, which may be a mapping of several images, and HR.
         beside: factor of a loss that is added elsewhere.
 
     Raises:
@@ -41,24 +43,25 @@ class CombinedLoss(nn.Module):
         perceptual: nn.Module | None,
         alpha: float = 1.0,
         weight: float = 10.0,
-        pixel: str = "L1",
+        pixel: str | nn.Module = "L1",
         beside: float = 0.0,
     ) -> None:
         super().__init__()
-        if pixel not in DISTANCES:
-            raise ValueError(f"pixel: must be L1 or L2, got {pixel}; choose one of them")
+        distance = LastImageLoss(pixel) if isinstance(pixel, str) else pixel
         if alpha < 0 or weight < 0 or not (alpha or (weight and perceptual is not None) or beside):
             raise ValueError(
                 f"alpha and weight: must be at least 0, and one of them above it, got {alpha} and {weight}; "
                 "the paper has 1 and 10"
             )
         self.perceptual, self.alpha, self.weight = perceptual, alpha, weight
-        self.pixel = DISTANCES[pixel]
+        self.pixel = distance
 
-    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """SR and HR ``(B, C, H, W)`` to a number."""
-        loss = self.alpha * self.pixel(prediction, target)
-        return loss if self.perceptual is None else loss + self.weight * self.perceptual(prediction, target)
+    def forward(self, prediction: torch.Tensor | Mapping[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        """SR, or SR at several scales in rising size, and HR ``(B, C, H, W)``, to a number."""
+        loss: torch.Tensor = self.alpha * self.pixel(prediction, target)
+        if self.perceptual is None:
+            return loss
+        return loss + self.weight * self.perceptual(last_image(prediction), target)
 
 
 def finetuning_loss(
@@ -70,7 +73,7 @@ def finetuning_loss(
     alpha: float = 1.0,
     weight: float = 10.0,
     device: str | torch.device = "cpu",
-    pixel: str = "L1",
+    pixel: str | nn.Module = "L1",
     vgg_layer: str | None = None,
     beside: float = 0.0,
 ) -> CombinedLoss:

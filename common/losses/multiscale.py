@@ -85,6 +85,38 @@ class MultiScaleLoss(nn.Module):
         return torch.stack([self.weights[name] * distance(images[name], reduced[name]) for name in images]).sum()
 
 
+def last_image(prediction: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The image ``(B, C, H, W)``, or the last of several, the largest."""
+    return list(prediction.values())[-1] if isinstance(prediction, Mapping) else prediction
+
+
+class LastImageLoss(nn.Module):
+    """A distance of the last image from HR; those on the way add nothing, but all weights of a network have a gradient.
+
+    Several processes wait for every gradient.
+
+    Args:
+        base: ``"L1"``, or ``"L2"``, the mean of the squared differences.
+
+    Raises:
+        ValueError: another distance.
+    """
+
+    def __init__(self, base: str = "L1") -> None:
+        super().__init__()
+        if base not in DISTANCES:
+            raise ValueError(f"pixel: must be L1 or L2, got {base}; choose one of them")
+        self.base = base
+
+    def forward(self, prediction: torch.Tensor | Mapping[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        """SR, or SR at several scales in rising size, and HR ``(B, C, H, W)``, to a number."""
+        loss = DISTANCES[self.base](last_image(prediction), target)
+        on_the_way = list(prediction.values())[:-1] if isinstance(prediction, Mapping) else []
+        for image in on_the_way:
+            loss = loss + 0 * image.mean()
+        return loss
+
+
 def multiscale_loss(
     scale: int, alpha: float = 0.5, beta: float = 1.0, antialias: bool = True, base: str = "L2"
 ) -> MultiScaleLoss:
