@@ -14,6 +14,7 @@ from typing import Any
 
 from .info import find_bundles
 from .metadata import read_json
+from .sharpness import SharpnessJudge
 from .sweep_runs import Run
 from .sweep_table import Variant, write_sweep
 
@@ -22,7 +23,7 @@ SWEEP = "sweep.json"
 OURS = ("ckpt_path", "minutes", "resume")  # settings of a training that a sweep makes itself
 NOT_SHARED = ("batch_size", "amp_dtype", "memory_mb")  # of the training, and of evaluation under the same name
 UNIT = 1000  # steps from one validation to the next, at most
-SHARPNESS = {"_target_": "common.sharpness.SharpnessJudge"}
+SHARPNESS = {"_target_": f"{SharpnessJudge.__module__}.{SharpnessJudge.__name__}"}
 
 
 @dataclass(frozen=True)
