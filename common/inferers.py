@@ -126,6 +126,7 @@ class PlaneInferer(Inferer):
         on_cpu = planes.device.type == "cpu"
         output_bytes = 4 * channels * count * math.prod(grid.size)
         blending = 3 * output_bytes / count  # the plane under work, its weighted sum and their quotient
+        self._refuse_result(blending + (output_bytes if on_cpu else 0))
         budget = self.memory_mb * HEADROOM * MB - blending - (resident_mb() * MB + output_bytes if on_cpu else 0)
         probe = torch.zeros(1, planes.shape[1], PROBE, PROBE, device=planes.device)
         pixels = int(budget / (bytes_per_pixel(self._whole(network, grid, probe), probe) * SCRATCH))
@@ -133,6 +134,16 @@ class PlaneInferer(Inferer):
             return min(self.batch_size, count, pixels // (height * width)), None
         held, need = self._tiled_need(network, grid, planes, probe)
         return 1, self._side(budget - held, need, _multiple(network), output_bytes if on_cpu else 0)
+
+    def _refuse_result(self, held: float) -> None:
+        """Raise ``ValueError`` where the result alone is above the cap, before anything is computed."""
+        assert self.memory_mb is not None
+        if held > self.memory_mb * HEADROOM * MB:
+            enough = math.ceil(resident_mb() + 2 * held / MB)
+            raise ValueError(
+                f"memory_mb: {self.memory_mb:g} is too little for a result that takes {held / MB:.0f} MB; pass a "
+                f"smaller --scale, a coarser --target_spacing, or --memory_mb {enough} or more"
+            )
 
     def _whole(self, network: Network, grid: PlaneGrid, low: torch.Tensor) -> Network:
         """What makes an SR plane of a whole one of the size of ``low``."""

@@ -21,6 +21,7 @@ from .geometry import both_factors, scaled_size, slice_axis_of, spacing
 from .io.case import Case
 
 MILLIMETRES = {"mm": 1.0, "micron": 1e-3, "meter": 1e3}
+EXAMPLES = {"scale": "2.5 or [2.0,3.3]", "target_spacing": "0.5 or [0.5,0.6]"}
 SAME = 1e-3  # a spacing that is met to one in a thousand is left alone
 STEPS = "sr_steps"  # in the meta data of an SR image: LR voxels per SR voxel along each axis
 
@@ -80,7 +81,9 @@ class Magnification:
         if self.target_spacing is not None:
             steps = _numbers(self.target_spacing, "target_spacing")
             if not all(math.isfinite(step) and step > 0 for step in steps):
-                raise ValueError(f"target_spacing: must be above 0 mm, got {self.target_spacing}; 0.5 is half a mm")
+                raise ValueError(
+                    f"target_spacing: must be above 0 mm, got {self.target_spacing}; such as 0.5, half a mm"
+                )
 
     @property
     def label(self) -> str:
@@ -173,7 +176,7 @@ def _numbers(value: Any, name: str) -> list[float]:
         numbers = []
     if len(numbers) not in (1, 2):
         raise ValueError(
-            f"{name}: must be one number or two, one for each axis of a plane, got {value}; such as 2.5 or [2.0,3.3]"
+            f"{name}: must be one number or two, one for each axis of a plane, got {value}; such as {EXAMPLES[name]}"
         )
     return numbers
 

@@ -161,6 +161,9 @@ def test_a_factor_beyond_those_trained_warns_in_the_line(tmp_path):
             {"target_spacing": [0.5, 1.2]},
             r"a\.nii\.gz: the target spacing must not be coarser .* got 1.2 mm for an axis",
         ),
+        ({"target_spacing": "fine"}, r"target_spacing: .* got fine; such as 0\.5 or \[0\.5,0\.6\]"),
+        ({"scale": 5000}, r"a\.nii\.gz: memory_mb: 4000 is too little for a result that takes \d+ MB; pass a smaller"),
+        ({"target_spacing": 1e-4}, "memory_mb: 4000 is too little .* a coarser --target_spacing"),
         ({"scale": 4, "memory_mb": "$3 + __import__('common.memory').memory.resident_mb() / 0.85"}, "pass --memory_mb"),
     ],
 )
@@ -180,6 +183,20 @@ def test_a_header_without_spacing_is_refused_for_a_target_spacing_alone(tmp_path
     run_any_scale(tmp_path / "b.png", tmp_path / "other", scale=1.5)
     with Image.open(tmp_path / "other" / "b_srx1.5.png") as png:
         assert png.size == (39, 27)
+
+
+def test_a_nifti_whose_spacing_is_zero_has_none(tmp_path):
+    save_nifti(tmp_path / "a.nii", blobs((12, 10, 4)).astype(np.float32), oblique((1, 1, 3)))
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[80:92], content[252:256] = bytes(12), bytes(4)  # pixdim of three axes; codes of qform and sform
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(
+        SystemExit, match=r"a\.nii: a target spacing needs the spacing of the image, but its header has"
+    ):
+        run_any_scale(tmp_path / "a.nii", tmp_path / "out", target_spacing=0.5)
+    assert not list((tmp_path / "out").glob("*.nii"))
+    run_any_scale(tmp_path / "a.nii", tmp_path / "other", scale=1.5)
+    assert any("no spacing, for which 1 is taken" in text for text in line(tmp_path / "other")["warnings"])
 
 
 def test_a_header_without_a_unit_is_taken_as_mm_with_a_warning(tmp_path):

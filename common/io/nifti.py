@@ -212,7 +212,8 @@ def _check_header(path: str | os.PathLike[str], image: Any) -> None:
         )
     check_affine(np.asarray(image.affine, dtype=np.float64), str(path))
     if isinstance(image, nib.Nifti1Pair) and not (image.header["qform_code"] or image.header["sform_code"]):
-        text = "the header has no orientation, only spacing: axes are taken as right, anterior, superior"
+        known = "only spacing" if _has_spacing(image) else "and no spacing, for which 1 is taken"
+        text = f"the header has no orientation, {known}: axes are taken as right, anterior, superior"
         warnings.warn(text, CaseWarning, stacklevel=3)
 
 
@@ -227,9 +228,21 @@ def _stored_values(path: str | os.PathLike[str], image: Any) -> np.ndarray:
     return stored
 
 
+def _has_spacing(image: nib.Nifti1Pair) -> bool:
+    """Whether the file says how far its voxels are apart; nibabel puts 1 in the place of zeros."""
+    if image.header["sform_code"]:
+        return True
+    holder = image.file_map.get("header", image.file_map["image"])
+    with holder.get_prepare_fileobj("rb") as file:
+        raw = type(image.header).from_fileobj(file, check=False)
+    return all(raw["pixdim"][axis + 1] for axis, length in enumerate(image.shape[:3]) if length > 1)
+
+
 def _units(image: Any) -> str:
     if not isinstance(image, nib.Nifti1Pair):
         return "mm"
+    if not _has_spacing(image):
+        return "pixel"
     try:
         return str(image.header.get_xyzt_units()[0])
     except KeyError:  # a code that the format does not know
